@@ -1,1 +1,1 @@
-"""What every part relies on: errors, files, paths, configuration, console, lineage, ledger. Imports nothing above it."""
+"""What every part relies on: errors, files, paths, recipes, console, lineage, ledger. Imports nothing above it."""

@@ -1,4 +1,4 @@
-"""Error types at the package's boundary. Each message is one line: what is wrong, where, what is allowed, what to do."""
+"""Errors at the boundary. Each message is one line: what is wrong, where, what is allowed, what to do."""
 
 from collections.abc import Iterable
 
