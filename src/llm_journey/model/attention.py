@@ -1,0 +1,129 @@
+"""Scaled dot-product attention: written out, and as the fused kernel that is proven equal to it.
+
+    softmax(Q K^T / sqrt(E) + mask) V     (Vaswani et al. 2017, eq. 1)
+
+Legend: B batch, T query positions, S key positions, H heads, K key-value heads, E head width, D width.
+One contract for masks: a boolean (B or 1, 1, T, S), True where a query may look; None means plain causal over equal T
+and S. A query that may look nowhere (a padding row) yields zeros, not NaN. Dropout of attention probabilities is left
+out on purpose: the fused CPU kernel has none, and small models regularise as well on the residual branches.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm_journey.core.errors import unknown_name
+from llm_journey.model.config import TransformerConfig
+from llm_journey.model.mlp import joined_linear
+from llm_journey.model.norms import RMSNorm
+from llm_journey.model.positions import apply_rotary
+
+
+class Cache(Protocol):
+    """Keys and values of earlier positions. `length` counts them; `update` adds new ones and returns all so far."""
+
+    @property
+    def length(self) -> int: ...
+
+    def update(self, layer_index: int, k_bkte: Tensor, v_bkte: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def written_out_attention(q_bhte: Tensor, k_bkse: Tensor, v_bkse: Tensor, mask: Tensor | None) -> Tensor:
+    """The formula, step by step. Returns (B, H, T, E)."""
+    repeats = q_bhte.shape[1] // k_bkse.shape[1]
+    k_bhse, v_bhse = k_bkse.repeat_interleave(repeats, dim=1), v_bkse.repeat_interleave(repeats, dim=1)
+    scores_bhts = q_bhte @ k_bhse.transpose(-2, -1) / math.sqrt(q_bhte.shape[-1])
+    if mask is None:
+        mask = causal_mask(q_bhte.shape[-2], k_bkse.shape[-2], q_bhte.device)
+    scores_bhts = scores_bhts.masked_fill(~mask, float("-inf"))
+    weights_bhts = torch.softmax(scores_bhts, dim=-1).masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    return weights_bhts @ v_bhse
+
+
+def fused_attention(q_bhte: Tensor, k_bkse: Tensor, v_bkse: Tensor, mask: Tensor | None) -> Tensor:
+    """PyTorch's fused kernel, never materialising the scores (Dao et al. 2022). Returns (B, H, T, E)."""
+    grouped = q_bhte.shape[1] != k_bkse.shape[1]
+    return F.scaled_dot_product_attention(
+        q_bhte, k_bkse, v_bkse, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+
+
+ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "fused": fused_attention,
+    "written_out": written_out_attention,
+}
+
+
+def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+    """(1, 1, T, S): query t, standing at position S - T + t, sees the keys up to its own position."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)[None, None]
+
+
+def attention_mask(
+    num_queries: int,
+    num_keys: int,
+    device: torch.device,
+    *,
+    sliding_window: int | None = None,
+    segments_bt: Tensor | None = None,
+    padding_mask_bs: Tensor | None = None,
+) -> Tensor | None:
+    """The mask for causal attention narrowed by a window, by packed documents and by padding; None if plain causal.
+
+    sliding_window w: a query sees itself and the w - 1 keys before it. segments_bt: document number of each position;
+    a query sees keys of its own document. padding_mask_bs: True at real tokens.
+    """
+    plain = segments_bt is None and padding_mask_bs is None
+    if plain and num_queries == num_keys and (sliding_window is None or sliding_window >= num_keys):
+        return None
+    mask = causal_mask(num_queries, num_keys, device)
+    if sliding_window is not None:
+        mask = mask & ~causal_mask(num_queries, num_keys, device).tril(num_keys - num_queries - sliding_window)
+    if segments_bt is not None:
+        mask = mask & (segments_bt[:, None, :, None] == segments_bt[:, None, None, :])
+    if padding_mask_bs is not None:
+        mask = mask & padding_mask_bs[:, None, None, :]
+    return mask
+
+
+class Attention(nn.Module):
+    """Multi-head, grouped-query or multi-query attention (Ainslie et al. 2023), by the number of key-value heads.
+
+    qk_norm normalises each head's query and key before the rotation (Henry et al. 2020; as Qwen3 does), which bounds
+    the scores and allows higher learning rates.
+    """
+
+    def __init__(self, config: TransformerConfig, layer_index: int, implementation: str = "fused") -> None:
+        super().__init__()
+        if implementation not in ATTENTION:
+            raise unknown_name("attention implementation", implementation, ATTENTION)
+        width, kv_width = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+        self.q = nn.Linear(config.width, width, bias=config.bias)
+        self.k = nn.Linear(config.width, kv_width, bias=config.bias)
+        self.v = nn.Linear(config.width, kv_width, bias=config.bias)
+        self.o = nn.Linear(width, config.width, bias=config.bias)
+        self.q_norm = RMSNorm(config.head_width, config.norm_epsilon) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_width, config.norm_epsilon) if config.qk_norm else None
+        self.head_width, self.layer_index = config.head_width, layer_index
+        self.attend = ATTENTION[implementation]
+
+    def forward(
+        self, x_btd: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None = None
+    ) -> Tensor:
+        q_bthe, k_bthe, v_bthe = (
+            part.unflatten(-1, (-1, self.head_width)) for part in joined_linear(x_btd, self.q, self.k, self.v)
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            q_bthe, k_bthe = self.q_norm(q_bthe), self.k_norm(k_bthe)
+        if rotary is not None:
+            q_bthe, k_bthe = apply_rotary(q_bthe, *rotary), apply_rotary(k_bthe, *rotary)
+        q_bhte, k_bkse, v_bkse = q_bthe.transpose(1, 2), k_bthe.transpose(1, 2), v_bthe.transpose(1, 2)
+        if cache is not None:
+            k_bkse, v_bkse = cache.update(self.layer_index, k_bkse, v_bkse)
+        out_bhte = self.attend(q_bhte, k_bkse, v_bkse, mask)
+        result: Tensor = self.o(out_bhte.transpose(1, 2).flatten(2))
+        return result

@@ -1,0 +1,78 @@
+"""The one configuration of a transformer. Every choice is a field; every default is resolved when it is made."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from llm_journey.core.config import STRICT
+
+NormName = Literal["layernorm", "rmsnorm"]
+PlacementName = Literal["pre", "post"]
+PositionsName = Literal["sinusoidal", "learned", "rope", "none"]
+MlpName = Literal["gelu", "gelu_tanh", "relu2", "swiglu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape and choices of a transformer.
+
+    vocab_size V, width D, num_layers L, num_heads H, num_kv_heads K (K = H is multi-head, 1 < K < H grouped-query,
+    K = 1 multi-query attention), head_width (default D / H), mlp_width F (default 4 D, or 8/3 D rounded up to a
+    multiple of 32 for swiglu, which has three matrices instead of two), context: the most positions it accepts.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int = 0
+    head_width: int = 0
+    mlp_width: int = 0
+    context: int = 256
+    norm: NormName = "rmsnorm"
+    norm_placement: PlacementName = "pre"
+    norm_epsilon: float = 1e-6
+    positions: PositionsName = "rope"
+    rope_theta: float = 10_000.0
+    mlp: MlpName = "swiglu"
+    bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    tied_embeddings: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "num_layers", "num_heads", "context"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_kv_heads == 0:
+            object.__setattr__(self, "num_kv_heads", self.num_heads)
+        if self.head_width == 0:
+            divides = self.width % self.num_heads == 0
+            _require(divides, f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+            object.__setattr__(self, "head_width", self.width // self.num_heads)
+        if self.mlp_width == 0:
+            object.__setattr__(self, "mlp_width", default_mlp_width(self.width, self.mlp))
+        _require(self.head_width > 0 and self.mlp_width > 0, "head_width and mlp_width must be positive")
+        _require(
+            self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads == 0,
+            f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}",
+        )
+        _require(self.positions != "rope" or self.head_width % 2 == 0, "rope needs an even head_width")
+        _require(self.positions != "sinusoidal" or self.width % 2 == 0, "sinusoidal positions need an even width")
+        _require(0.0 <= self.dropout < 1.0, f"dropout must be in [0, 1), not {self.dropout}")
+        _require(self.norm_epsilon > 0 and self.rope_theta > 0, "norm_epsilon and rope_theta must be positive")
+        window = self.sliding_window
+        _require(window is None or window >= 1, f"sliding_window must be at least 1 or null, not {window}")
+
+
+def default_mlp_width(width: int, mlp: MlpName) -> int:
+    """4 D for two matrices; for swiglu's three, 8/3 D rounded up to a multiple of 32 (Shazeer 2020, section 3)."""
+    return -(-width * 8 // 3 // 32) * 32 if mlp == "swiglu" else 4 * width
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,31 @@
+"""Initial weights, each with its reason.
+
+- A linear layer draws from N(0, 1/fan_in): its outputs then have the variance of its inputs (LeCun et al. 1998,
+  section 4.6), whatever the width. GPT-2's fixed 0.02 is that value at a width of 2,500; small models want more.
+- The layers that write into the residual stream (attention.o, mlp.down) start at zero: each block is the identity at
+  first, so depth neither grows nor shrinks the signal (Bachlechner et al. 2021; Radford et al. 2019 scale by
+  1/sqrt(2 L) to the same end).
+- A tied embedding draws from N(0, 1/D) so that the first logits are near zero: loss starts at ln V. An untied one
+  draws from N(0, 1), since the first norm rescales it anyway, and its head starts at zero for the same ln V.
+"""
+
+import torch
+from torch import nn
+
+from llm_journey.model.config import TransformerConfig
+
+
+def initialize(model: nn.Module, config: TransformerConfig) -> None:
+    """Fill every parameter of `model` in place, drawing from torch's global generator."""
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                if name.endswith(("attention.o", "mlp.down")) or name == "head":
+                    module.weight.zero_()
+                else:
+                    module.weight.normal_(std=module.in_features**-0.5)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                tied_or_positions = config.tied_embeddings or name == "position_embed"
+                module.weight.normal_(std=config.width**-0.5 if tied_or_positions else 1.0)
