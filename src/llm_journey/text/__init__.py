@@ -1,0 +1,1 @@
+"""Text before it is tokens: reading files, cleaning, quality filters, deduplication. Never imports torch."""
