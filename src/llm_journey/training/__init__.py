@@ -1,0 +1,1 @@
+"""Training: recipes, optimizers, schedules, the loop, trackers."""
