@@ -286,7 +286,7 @@ _ENTRIES = (
         ),
         sources=(),
         note="derived from Glasgow's Cranfield collection (ir.dcs.gla.ac.uk/resources/test_collections/cran); "
-        "this layout is served nowhere: JOURNEY_DATA_DIR only",
+        "this layout is served nowhere, so it is used from JOURNEY_DATA_DIR only",
     ),
     Entry(
         name="gsm8k",
@@ -336,7 +336,7 @@ _ENTRIES = (
         ),
         sources=(),
         note="derived from AlpacaEval's published annotations (github.com/tatsu-lab/alpaca_eval); "
-        "this selection is served nowhere: JOURNEY_DATA_DIR only",
+        "this selection is served nowhere, so it is used from JOURNEY_DATA_DIR only",
     ),
     Entry(
         name="self-instruct",

@@ -89,7 +89,7 @@ def pull(name: str, *, on_progress: OnProgress | None = None, tools: Tools | Non
     if not entry.sources:
         names = ", ".join(file.name for file in entry.files)
         raise JourneyError(
-            f"{name!r} cannot be pulled: {entry.note}; set JOURNEY_DATA_DIR to a folder that holds {name}/ ({names})"
+            f"{name!r} cannot be pulled ({entry.note}); set JOURNEY_DATA_DIR to a folder that holds {name}/ ({names})"
         )
     with _disk_errors_explained(entry), _lock(entry, report):
         return locate(entry) or _from_first_source(entry, report, tools or Tools())
@@ -106,7 +106,7 @@ def _from_first_source(entry: Entry, report: OnProgress, tools: Tools) -> Path:
             report(Progress(entry.name, f"failed: {error}"))
             continue
         shutil.rmtree(_partial_folder(entry), ignore_errors=True)
-        report(Progress(entry.name, "done", entry.size(), entry.size()))
+        report(Progress(entry.name, "done", source.download_size(), source.download_size()))
         return folder / entry.result_name(source.files)
     noun = "models" if entry.kind == "model" else "data"
     raise JourneyError(
