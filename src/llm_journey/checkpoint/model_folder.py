@@ -1,0 +1,131 @@
+"""A model as a folder: Hugging Face's layout wherever a family fits, so that the ecosystem opens it as it is.
+
+    config.json              the family's config, or ours ("model_type": "llm_journey") where none fits
+    model.safetensors        every tensor once (a tied head is not stored twice)
+    generation_config.json   end-of-text id and the defaults for sampling
+    tokenizer.json, ...      when a tokenizer is given
+    README.md                the model card, when one is given
+
+Weights move in the dtype they have; nothing is unpickled, nothing is allocated before a config from outside has been
+compared with the header of its file. Files split into shards are left out: models of this project's size are one file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_journey.checkpoint import families, tensor_files
+from llm_journey.checkpoint.shapes import MAX_CONTEXT, check_depth, check_shapes, parameter_shapes
+from llm_journey.core.config import dump, validate
+from llm_journey.core.errors import BadInputError
+from llm_journey.core.files import new_directory, write_json, write_text
+from llm_journey.model.config import TransformerConfig
+from llm_journey.model.decoder import Decoder
+from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer import io as tokenizer_io
+
+CONFIG, WEIGHTS, GENERATION, CARD = "config.json", "model.safetensors", "generation_config.json", "README.md"
+OWN_TYPE = "llm_journey"
+_OWN_KEYS = frozenset({"model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"})
+
+
+def save_model(
+    model: Decoder,
+    directory: Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    generation: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write `model` as a folder, atomically: a reader sees the old folder or the whole new one.
+
+    generation: further keys of generation_config.json (temperature, top_p, eos_token_id ...). card: README.md's text.
+    Raises BadInputError where `directory` holds something that is no model, or the model's tensors are not those of
+    its config (adapters, quantized layers); JourneyError where it cannot be written.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise BadInputError(f"{directory}: a file is in the way; choose another folder")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():
+        raise BadInputError(f"{directory}: holds files that are no model; choose a new folder")
+    with tensor_files.writing(directory), new_directory(directory) as temporary:
+        write_model_files(model, temporary, tokenizer=tokenizer, generation=generation, card=card)
+
+
+def write_model_files(
+    model: Decoder,
+    directory: Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    generation: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """The files of `save_model` into a directory that exists; making it whole at once is the caller's part."""
+    config, state = model.config, model.state_dict()
+    check_shapes(parameter_shapes(config), {name: tuple(value.shape) for name, value in state.items()}, "the model")
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise BadInputError(_vocabulary_message(tokenizer.vocab_size, config.vocab_size))
+    values, tensors = _own_config(config, state)
+    if families.family_of(config) is not None:
+        values, tensors = families.to_huggingface(config, state)
+    end = None if tokenizer is None else tokenizer.end_id
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    write_json(directory / CONFIG, values | ids | {"dtype": tensor_files.storage_dtype(state)})
+    write_json(directory / GENERATION, ids | dict(generation or {}))
+    tensor_files.write_tensors(directory / WEIGHTS, tensors)
+    if tokenizer is not None:
+        tokenizer_io.save(tokenizer, directory)
+    if card is not None:
+        write_text(directory / CARD, card)
+
+
+def load_model(directory: Path) -> tuple[Decoder, Tokenizer | None]:
+    """The model (float32, in evaluation mode) and the tokenizer of a folder, ours or a Hugging Face one.
+
+    Raises BadInputError naming the file and what is wrong with it.
+    """
+    config, state = load_state(directory)
+    model = build(config, state)
+    tokenizer = tokenizer_io.load(directory) if (directory / "tokenizer.json").is_file() else None
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise BadInputError(f"{directory}: {_vocabulary_message(tokenizer.vocab_size, config.vocab_size)}")
+    return model, tokenizer
+
+
+def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
+    """Configuration and state (in the stored dtypes) of a model folder, checked before anything is allocated."""
+    if not directory.is_dir():
+        raise BadInputError(f"{directory}: no such model folder")
+    config_path, weights_path = directory / CONFIG, directory / WEIGHTS
+    values = tensor_files.read_json(config_path)
+    where = f"{config_path} with {WEIGHTS}"
+    if values.get("model_type") != OWN_TYPE:
+        family, config = families.read_config(values, str(config_path))
+        families.stored_names(family, config, tensor_files.read_shapes(weights_path), where)
+        return families.from_huggingface(values, tensor_files.read_tensors(weights_path), where)
+    fields = {key: value for key, value in values.items() if key not in _OWN_KEYS}
+    config = validate(TransformerConfig, fields, str(config_path))
+    if config.context > MAX_CONTEXT:
+        raise BadInputError(f"{config_path}: key 'context' = {config.context}: must be at most {MAX_CONTEXT}")
+    found = tensor_files.read_shapes(weights_path)
+    check_depth(config.num_layers, found, where)
+    check_shapes(parameter_shapes(config), found, where)
+    return config, tensor_files.read_tensors(weights_path)
+
+
+def build(config: TransformerConfig, state: Mapping[str, Tensor]) -> Decoder:
+    """A float32 Decoder in evaluation mode that holds `state`; torch's global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        model = Decoder(config)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _own_config(config: TransformerConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return {"model_type": OWN_TYPE, **dump(config)}, dict(state)
+
+
+def _vocabulary_message(tokenizer_size: int, model_size: int) -> str:
+    return f"the tokenizer has {tokenizer_size} ids, the model embeds only {model_size}; they do not belong together"

@@ -1,0 +1,111 @@
+"""Streamed decoding: a prompt's ids in, new ids out one by one, and the reason why it ended.
+
+The rule for long prompts: one longer than the model's context is refused with both counts; nothing is cut in silence.
+Prompt and new tokens together never exceed the context, so what was generated can always be read back.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llm_journey.core.errors import BadInputError
+from llm_journey.generation.kv_cache import KVCache
+from llm_journey.generation.sampling import SamplingConfig, make_generator, sample
+from llm_journey.model.decoder import Decoder
+
+# stop: a stop id came (it is not part of the output); length: max_new_tokens; context: the context is full.
+FinishReason = Literal["stop", "length", "context"]
+
+
+class Generation(Iterator[int]):
+    """New token ids, computed as they are asked for. `finish_reason` is None until the last one has been given."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        ids: Sequence[int],
+        config: SamplingConfig,
+        *,
+        stop_ids: Collection[int] = (),
+        on_token: Callable[[int], None] | None = None,
+    ) -> None:
+        _check_prompt(ids, model.config.vocab_size, model.config.context)
+        self.finish_reason: FinishReason | None = None
+        self.prompt_length = len(ids)
+        self._model, self._config, self._stop_ids, self._on_token = model, config, frozenset(stop_ids), on_token
+        self._ids = list(ids)
+        self._last = min(model.config.context, len(ids) + config.max_new_tokens)
+        weight = model.embed.weight
+        self._cache = KVCache(model.config, batch=1, capacity=self._last, dtype=weight.dtype, device=weight.device)
+        self._generator = make_generator(config, weight.device)
+
+    @property
+    def new_ids(self) -> list[int]:
+        """The ids generated so far."""
+        return self._ids[self.prompt_length :]
+
+    def __next__(self) -> int:
+        if self.finish_reason is None and len(self._ids) >= self._last:
+            limit_reached = len(self._ids) - self.prompt_length >= self._config.max_new_tokens
+            self.finish_reason = "length" if limit_reached else "context"
+        if self.finish_reason is not None:
+            raise StopIteration
+        token = self._next_token()
+        if token in self._stop_ids:
+            self.finish_reason = "stop"
+            raise StopIteration
+        self._ids.append(token)
+        if self._on_token is not None:
+            self._on_token(token)
+        return token
+
+    @torch.inference_mode()
+    def _next_token(self) -> int:
+        unread = self._ids[self._cache.length :]
+        logits_bv = next_logits(self._model, torch.tensor([unread], device=self._model.device), self._cache)
+        return int(sample(logits_bv, torch.tensor([self._ids], device=logits_bv.device), self._config, self._generator))
+
+
+def generate(
+    model: Decoder,
+    ids: Sequence[int],
+    config: SamplingConfig,
+    *,
+    stop_ids: Collection[int] = (),
+    on_token: Callable[[int], None] | None = None,
+) -> Generation:
+    """An iterator of new ids after the prompt `ids`; on_token is called with each. It ends at a stop id, after
+    max_new_tokens, or where the context is full; `.finish_reason` says which.
+
+    Raises BadInputError at once for an empty prompt, an id outside the vocabulary, and a prompt longer than the
+    context (with both counts). The model's training mode is put back after every token.
+    """
+    return Generation(model, ids, config, stop_ids=stop_ids, on_token=on_token)
+
+
+def next_logits(model: Decoder, ids_bt: Tensor, cache: KVCache) -> Tensor:
+    """Logits (B, V) after the last of `ids_bt` (B, T), which follow the positions in `cache`. Dropout is off."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        last_bd = model.hidden(ids_bt, cache=cache)[:, -1]
+        return torch.nn.functional.linear(last_bd, model.head_weight)
+    finally:
+        if training:
+            model.train()
+
+
+def _check_prompt(ids: Sequence[int], vocab_size: int, context: int) -> None:
+    if not ids:
+        raise BadInputError("the prompt is empty: give at least one token")
+    if len(ids) > context:
+        raise BadInputError(
+            f"the prompt has {len(ids)} tokens, the model's context holds {context}: shorten the prompt or use a model "
+            "with a longer context"
+        )
+    wrong = next((item for item in ids if not 0 <= item < vocab_size), None)
+    if wrong is not None:
+        raise BadInputError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}")

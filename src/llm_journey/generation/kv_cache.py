@@ -1,0 +1,53 @@
+"""Keys and values of the positions so far, so that a new token costs one position and not all of them again.
+
+One allocation for the whole generation, filled from the left. Legend: L layers, B batch, K key-value heads, T new
+positions, S positions so far, C capacity, E head width.
+"""
+
+import torch
+from torch import Tensor
+
+from llm_journey.core.errors import BadInputError
+from llm_journey.model.config import TransformerConfig
+
+
+class KVCache:
+    """Room for `capacity` positions of `batch` rows; satisfies model.attention.Cache."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_width)
+        self.keys_lbkce = torch.empty(shape, dtype=dtype, device=device)
+        self.values_lbkce = torch.empty(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        """Positions held by every layer: it grows when the last layer has added its own."""
+        return self._length
+
+    def update(self, layer_index: int, k_bkte: Tensor, v_bkte: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T positions of a layer; returns views (B, K, S, E) of all its keys and values, the new ones included."""
+        stop = self._length + k_bkte.shape[2]
+        if stop > self.capacity:
+            raise BadInputError(f"{stop} positions do not fit a cache of {self.capacity}")
+        keys_bkce, values_bkce = self.keys_lbkce[layer_index], self.values_lbkce[layer_index]
+        keys_bkce[:, :, self._length : stop] = k_bkte
+        values_bkce[:, :, self._length : stop] = v_bkte
+        if layer_index == len(self.keys_lbkce) - 1:
+            self._length = stop
+        return keys_bkce[:, :, :stop], values_bkce[:, :, :stop]
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from `length` on."""
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot cut a cache of {self._length} positions to {length}")
+        self._length = length
