@@ -4,9 +4,13 @@ Names, sizes, ratios and kinds are checked before a byte is written, and the byt
 members that were asked for are touched: no other name in the archive is ever used as a path (CVE-2024-37032).
 """
 
+import errno
 import stat
+import struct
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_journey.core.errors import JourneyError
@@ -25,14 +29,16 @@ def extract_members(archive: Path, members: Iterable[tuple[str, CatalogFile]], d
     folder, of another size, or packed more than 200 to 1 (a zip bomb); BadInputError for a name that leads outside
     `directory`.
     """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            if len(opened.infolist()) > _MAX_ENTRIES:
-                raise JourneyError(f"{archive.name}: more than {_MAX_ENTRIES} entries; refused")
-            for member, file in members:
-                _extract(opened, _checked(opened, archive.name, member, file), file, inside(directory, file.name))
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
-        raise JourneyError(f"{archive.name}: not a readable zip archive ({error})") from None
+    with _damage_explained(archive.name), zipfile.ZipFile(archive) as opened:
+        if len(opened.infolist()) > _MAX_ENTRIES:
+            raise JourneyError(f"{archive.name}: more than {_MAX_ENTRIES} entries; refused")
+        for member, file in members:
+            info = _checked(opened, archive.name, member, file)
+            target = inside(directory, file.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as sink:
+                for chunk in _content(opened, info, file.size):
+                    sink.write(chunk)
 
 
 def _checked(opened: zipfile.ZipFile, archive: str, member: str, file: CatalogFile) -> zipfile.ZipInfo:
@@ -45,6 +51,8 @@ def _checked(opened: zipfile.ZipFile, archive: str, member: str, file: CatalogFi
         raise JourneyError(f"{archive}: {member!r} is not a plain file; refused")
     if info.flag_bits & 0x1:
         raise JourneyError(f"{archive}: {member!r} is encrypted; refused")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise JourneyError(f"{archive}: {member!r} is packed by an unusual method ({info.compress_type}); refused")
     if info.file_size != file.size:
         raise JourneyError(f"{archive}: {member!r} has {info.file_size} bytes, expected {file.size}; refused")
     if info.file_size > _MAX_RATIO * max(info.compress_size, 1):
@@ -52,14 +60,27 @@ def _checked(opened: zipfile.ZipFile, archive: str, member: str, file: CatalogFi
     return info
 
 
-def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, file: CatalogFile, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with opened.open(info) as source, target.open("xb") as sink:
+def _content(opened: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> Iterator[bytes]:
+    """The member's bytes, exactly `size` of them, in chunks."""
+    count = 0
+    with opened.open(info) as source:
         while chunk := source.read(_CHUNK):
-            written += len(chunk)
-            if written > file.size:
+            count += len(chunk)
+            if count > size:
                 raise JourneyError(f"{info.filename!r} holds more bytes than its archive states; refused")
-            sink.write(chunk)
-    if written != file.size:
-        raise JourneyError(f"{info.filename!r} ends after {written} of {file.size} bytes; refused")
+            yield chunk
+    if count != size:
+        raise JourneyError(f"{info.filename!r} ends after {count} of {size} bytes; refused")
+
+
+@contextmanager
+def _damage_explained(archive: str) -> Iterator[None]:
+    """What zipfile and zlib raise on damaged bytes, as one error; a disk that refuses to be written passes."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as error:
+        raise JourneyError(f"{archive}: not a readable zip archive ({str(error) or type(error).__name__})") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise JourneyError(f"{archive}: not a readable zip archive (it points outside itself)") from None

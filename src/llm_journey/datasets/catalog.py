@@ -71,9 +71,11 @@ def cached_folder(name: str) -> Path:
 def locate(entry: Entry) -> Path | None:
     """A verified copy of `entry` that is already on this machine, or None. A damaged cached copy counts as none.
 
-    Raises BadInputError where JOURNEY_DATA_DIR holds other files under this entry's names.
+    Raises BadInputError where JOURNEY_DATA_DIR is no folder or holds other files under this entry's names.
     """
     local = local_data_dir()
+    if local is not None and not local.is_dir():
+        raise BadInputError(f"JOURNEY_DATA_DIR is {local}, which is no folder; correct it or unset it")
     if local is not None and (folder := local / entry.name).is_dir():
         wrong = first_mismatch(folder, entry.files)
         if wrong is None:

@@ -41,7 +41,7 @@ def hub_snapshot(source: HubSource) -> Path:
 def hub_is_reachable(seconds: float = _PROBE_SECONDS) -> bool:
     """Whether the hub answers at all within `seconds`, name lookup included (a lookup alone can hang for longer)."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    answered = threading.Event()
+    answered, finished = threading.Event(), threading.Event()
 
     def ask() -> None:
         try:
@@ -50,12 +50,11 @@ def hub_is_reachable(seconds: float = _PROBE_SECONDS) -> bool:
                 answered.set()
         except urllib.error.HTTPError:
             answered.set()
-        except (OSError, ValueError):
+        except Exception:  # noqa: S110 - whatever the reason, there was no answer
             pass
         finally:
             finished.set()
 
-    finished = threading.Event()
     threading.Thread(target=ask, daemon=True, name="hub-probe").start()
     finished.wait(seconds)
     return answered.is_set()
