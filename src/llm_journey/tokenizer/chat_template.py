@@ -1,0 +1,213 @@
+"""Chat templates: a list of messages becomes the text that the model was trained on, as Hugging Face renders it.
+
+Our own template runs here; any other runs in a process of its own (see chat_sandbox for why), which stays up between
+calls and is replaced once a template exceeds a limit.
+"""
+
+import atexit
+import datetime
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llm_journey.core.errors import BadInputError, JourneyError
+
+if TYPE_CHECKING:
+    from llm_journey.tokenizer.tokenizer import Tokenizer
+
+# ChatML: each turn between a pair of special tokens, its role on the first line.
+TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+DEFAULT_SECONDS = 2.0
+MAX_CHARACTERS = 16 << 20
+_MAX_TEMPLATE_CHARACTERS = 1 << 20
+_START_SECONDS = 60.0
+# Names under which a model's reasoning is passed; templates read the first, older callers fill the others.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    now: datetime.datetime | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    max_characters: int = MAX_CHARACTERS,
+) -> str:
+    """`messages` as `template` writes them; equal to transformers' `apply_chat_template(tokenize=False)`.
+
+    `variables` are further names that the template sees (`bos_token`, `enable_thinking`); `now` is its clock. Raises
+    BadInputError, with the template's own message where it has one, for a template that fails, breaks out of its
+    sandbox, runs for more than `seconds`, or writes more than `max_characters`.
+    """
+    if len(template) > _MAX_TEMPLATE_CHARACTERS:
+        raise BadInputError(f"chat template: longer than {_MAX_TEMPLATE_CHARACTERS} characters; this is no template")
+    request = {
+        "template": template,
+        "variables": {
+            **(variables or {}),
+            "messages": [_prepare(message) for message in messages],
+            "tools": tools,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+        },
+        "now": (now or datetime.datetime.now()).isoformat(),
+        "seconds": seconds,
+        "max_characters": max_characters,
+    }
+    try:
+        line = json.dumps(request)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"chat messages must be plain JSON values ({error})") from None
+    if template == DEFAULT_TEMPLATE:
+        from llm_journey.tokenizer.chat_sandbox import run_request
+
+        reply = run_request(json.loads(line))
+    else:
+        reply = _WORKER.ask(line, seconds)
+    if "error" in reply:
+        raise BadInputError(f"chat template: {' '.join(reply['error'].split())}")
+    return reply["text"]
+
+
+def render_chat(tokenizer: "Tokenizer", messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """`render` with the tokenizer's own template and the names of its special tokens."""
+    if tokenizer.chat_template is None:
+        raise BadInputError("this tokenizer has no chat template; use a chat model, or plain text instead of messages")
+    roles = {
+        "bos_token": tokenizer.roles.begin,
+        "eos_token": tokenizer.roles.end,
+        "pad_token": tokenizer.roles.padding,
+    }
+    named = {key: name for key, name in roles.items() if name is not None}
+    return render(
+        tokenizer.chat_template, messages, variables={**named, **(options.pop("variables", None) or {})}, **options
+    )
+
+
+def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+    """The ids of a rendered chat: the template's special tokens become ids, those inside a message stay text.
+
+    So no message can end its turn or open another. Takes `render`'s options.
+    """
+    said = (messages, options.get("tools"), options.get("documents"))
+    text = json.dumps(said, ensure_ascii=False, default=str)
+    # A private-use character that occurs nowhere breaks up the names in the messages, and is taken out again.
+    mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+    names = sorted(tokenizer.special_tokens.keys() - tokenizer.visible_tokens, key=len, reverse=True)
+    for name in ("tools", "documents"):
+        if options.get(name) is not None:
+            options[name] = _break_up(options[name], names, mark)
+    rendered = render_chat(tokenizer, _break_up(messages, names, mark), **options)
+    ids: list[int] = []
+    for ordinary, special in tokenizer.split_special(rendered):
+        ids += tokenizer.encode(ordinary.replace(mark, ""))
+        if special is not None:
+            ids.append(tokenizer.special_tokens[special])
+    return ids
+
+
+def _break_up(value: Any, names: Sequence[str], mark: str) -> Any:
+    """`value` with `mark` inside each of `names` wherever it stands in a string."""
+    if isinstance(value, str):
+        for name in names:
+            value = value.replace(name, name[:1] + mark + name[1:])
+        return value
+    if isinstance(value, Mapping):
+        return {_break_up(key, names, mark): _break_up(item, names, mark) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_break_up(item, names, mark) for item in value]
+    return value
+
+
+def _prepare(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates expect it: no empty keys, its reasoning under the names that templates read."""
+    if not isinstance(message, Mapping):
+        raise BadInputError(f"a chat message is a mapping with 'role' and 'content', not {type(message).__name__}")
+    prepared = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((prepared[name] for name in _REASONING if name in prepared), None)
+    if reasoning is not None:
+        prepared = {"thinking": reasoning, **prepared, "reasoning_content": reasoning}
+    return prepared
+
+
+class _Worker:
+    """The limited process that runs foreign templates: one at a time, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def ask(self, request: str, seconds: float) -> dict[str, str]:
+        """The reply to a request line. Raises BadInputError where it takes more than `seconds`."""
+        with self._lock:
+            line = self._exchange(self._ready(), request.encode() + b"\n", seconds)
+            if not line.endswith(b"\n"):
+                self.stop()
+                raise BadInputError(
+                    f"chat template: stopped after {seconds:g} seconds or for want of memory; it asks for too much"
+                )
+            reply: dict[str, str] = json.loads(line)
+            if "damaged" in reply:
+                self.stop()
+            return reply
+
+    def stop(self) -> None:
+        """End the process, if one runs."""
+        process, self._process = self._process, None
+        # A fork inherits this object, but the process belongs to the parent.
+        if process is None or self._owner != os.getpid():
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+        process.wait()
+
+    def _ready(self) -> subprocess.Popen[bytes]:
+        from llm_journey.tokenizer.chat_sandbox import READY
+
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            self.stop()
+            command = [sys.executable, "-m", "llm_journey.tokenizer.chat_sandbox"]
+            self._owner = os.getpid()
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            if self._exchange(self._process, b"", _START_SECONDS) != READY:
+                self.stop()
+                raise JourneyError("the process that runs chat templates did not start")
+        return self._process
+
+    @staticmethod
+    def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
+        """Write a request, read one line; the process is killed when the time is up, which ends the reading."""
+        assert process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            return process.stdout.readline()
+        except OSError:
+            return b""
+        finally:
+            timer.cancel()
+
+
+_WORKER = _Worker()
+atexit.register(_WORKER.stop)
