@@ -1,0 +1,1 @@
+"""What a run left behind, made readable: the run report, comparisons, pictures, and tables from the ledger."""

@@ -1,0 +1,320 @@
+"""The report of a run: one self-contained HTML file, and its short form for a terminal.
+
+Each section is made by one function from what the run folder holds; a section without material says what is missing or
+is left out. A run that is unfinished, interrupted or failed gets the report of what it did.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_journey.core import files, lineage
+from llm_journey.core.config import to_yaml
+from llm_journey.reports import formatting, plots
+from llm_journey.reports.data_sections import data_section, tokenizer_section
+from llm_journey.reports.page import Block, Code, Facts, Note, Page, Picture, Sample, Section, Table, render
+from llm_journey.reports.run_data import Run, is_number, read_run, series
+
+REPORT_FILE = "report.html"
+LOGIT_BOUND = 1e-4  # the largest logit difference to transformers that an export may show, in fp32
+_MOST_SAMPLES = 24
+_MOST_CHARACTERS = 3000
+_MOST_VALIDATIONS = 12
+_METHOD = (
+    "All arms see the same split. Compressors: gzip −9 and xz −9e on the held-out text alone; primed xz is what the "
+    "held-out text adds to an archive of the training text (of at most its last 16 MiB). N-grams: interpolated "
+    "modified Kneser-Ney (Chen & Goodman 1999) over the model's own tokens (at most the first 10 million). Model and "
+    "n-grams are counted alike: each document follows an end-of-text token, and the bits of all its text tokens are "
+    "divided by the text's UTF-8 bytes."
+)
+
+
+def write_report(run_directory: Path) -> Path:
+    """Write `report.html` into a run folder and return its path. Raises BadInputError where the folder is no run."""
+    html = report_html(read_run(run_directory))
+    path = run_directory / REPORT_FILE
+    files.write_text(path, html)
+    return path
+
+
+def report_html(run: Run) -> str:
+    """The report of a run as one HTML document."""
+    sections = [
+        _baselines_section(run),
+        _training_section(run),
+        _samples_section(run),
+        tokenizer_section(run),
+        data_section(run),
+        _cost_section(run),
+        _export_section(run),
+        _recipe_section(run),
+        _lineage_section(run),
+    ]
+    return render(
+        Page(
+            title=run.name,
+            kicker="Training run" + (f" · {created}" if (created := _created(run)) else ""),
+            status=run.status,
+            lead=_lead(run),
+            figures=_headline(run.figures),
+            sections=[section for section in sections if section is not None],
+            footer=f"Written by llm-journey {lineage.versions().get('llm-journey', '')} from {run.directory.name}/. "
+            "Every figure here stands in run.json or metrics.jsonl beside this file.",
+        )
+    )
+
+
+def summary_rows(run_directory: Path) -> list[tuple[str, str]]:
+    """What a person wants to know of a run at once, as (label, value) rows for a terminal."""
+    run = read_run(run_directory)
+    rows = [("Run", run.name), ("Status", run.status)]
+    rows += [(label, f"{value} {unit}".rstrip()) for label, value, unit in _headline(run.figures)]
+    rows += [(label, value) for label, value in _cost_rows(run) if label in {"Training time", "Energy (estimate)"}]
+    bits = run.figures.get("bits_per_byte")
+    if bits is not None and run.baselines:
+        rows.append(("Baselines", verdict(bits, run.baselines)))
+    difference = run.figures.get("logit_difference")
+    if difference is not None:
+        rows.append(("Export", f"largest logit difference to transformers {formatting.scientific(difference)}"))
+    if (run.directory / REPORT_FILE).is_file():
+        rows.append(("Report", str(run.directory / REPORT_FILE)))
+    return rows
+
+
+def verdict(bits: float, baselines: Mapping[str, float]) -> str:
+    """Where a model's bits per byte stand among the baselines', in one sentence."""
+    ahead = sorted((value, plots.baseline_label(name)) for name, value in baselines.items() if value <= bits)
+    behind = sorted((value, plots.baseline_label(name)) for name, value in baselines.items() if value > bits)
+    if not ahead:
+        value, label = behind[0]
+        return f"{bits:.3f} bits per byte: below every baseline; the closest is the {label} at {value:.3f}."
+    named = _listed([f"{label} ({value:.3f})" for value, label in ahead])
+    if not behind:
+        return f"{bits:.3f} bits per byte: not below any baseline yet; ahead of it: {named}."
+    return f"{bits:.3f} bits per byte: below {len(behind)} of {len(baselines)} baselines; still ahead of it: {named}."
+
+
+def _headline(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """(label, value, unit) of the figures that a reader looks for first."""
+    forms: list[tuple[str, str, Callable[[float], str], str]] = [
+        ("bits_per_byte", "Bits per byte", lambda value: f"{value:.3f}", ""),
+        ("validation_loss", "Validation loss", lambda value: f"{value:.3f}", "nats/token"),
+        ("perplexity", "Perplexity", formatting.significant, ""),
+        ("parameters", "Parameters", formatting.count, ""),
+        ("tokens", "Tokens seen", formatting.count, ""),
+        ("tokens_per_second", "Throughput", formatting.count, "tokens/s"),
+        ("mfu", "MFU", formatting.percent, ""),
+    ]
+    found = [(label, form(figures[key]), unit) for key, label, form, unit in forms if key in figures]
+    return [(label, *_unit_apart(value, unit)) for label, value, unit in found]
+
+
+def _unit_apart(value: str, unit: str) -> tuple[str, str]:
+    """ "1.80 million" as its number and its word."""
+    number, space, word = value.partition(formatting.SPACE)
+    return (number, f"{word} {unit}".rstrip()) if space else (value, unit)
+
+
+def _lead(run: Run) -> str:
+    figures = run.figures
+    size = f" of {formatting.count(figures['parameters'])} parameters" if "parameters" in figures else ""
+    parts = [f"A language model{size}"]
+    if "tokens" in figures:
+        parts.append(f", trained on {formatting.count(figures['tokens'])} tokens")
+    if run.seconds is not None:
+        parts.append(f" in {formatting.duration(run.seconds)}")
+    bits = figures.get("bits_per_byte")
+    tail = f" {verdict(bits, run.baselines)}" if bits is not None and run.baselines else ""
+    return "".join(parts) + "." + tail
+
+
+def _baselines_section(run: Run) -> Section | None:
+    bits, baselines = run.figures.get("bits_per_byte"), run.baselines
+    if not baselines:
+        return None
+    if bits is None:
+        note = Note("The model was not validated before the run ended, so only the baselines are known.", "warning")
+        rows = [(plots.baseline_label(name), f"{value:.3f}") for name, value in baselines.items()]
+        return Section("baselines", "Baselines", [note, Table(("baseline", "bits per byte"), rows), Note(_METHOD)])
+    light, dark = plots.svg_pair(plots.bits_picture(bits, baselines))
+    spoken = "; ".join(f"{plots.baseline_label(name)} {value:.2f}" for name, value in baselines.items())
+    alternative = f"Bits per byte: this model {bits:.2f}; {spoken}"
+    return Section("baselines", "Against the baselines", [Picture(light, dark, alternative, _METHOD)])
+
+
+def _training_section(run: Run) -> Section:
+    blocks: list[Block] = [Note(problem[0].upper() + problem[1:] + ".", "warning") for problem in run.problems]
+    if run.status in {"interrupted", "failed"}:
+        step = run.information.get("step")
+        where = f" at step {step:,.0f}" if is_number(step) else ""
+        blocks.append(
+            Note(f"This run was {_ended(run.status)}{where}; the report shows what it did until then.", "warning")
+        )
+    lost = [row["step"] for row in (*run.training, *run.validation) if row.get("non_finite")]
+    if lost:
+        blocks.append(
+            Note(f"A measurement was not a finite number at {len(lost)} steps, first at {lost[0]}.", "warning")
+        )
+    if run.training or run.validation:
+        blocks.append(_picture(plots.loss_picture(run), f"Loss by step, {_curve_in_words(run)}"))
+    else:
+        blocks.append(Note("No step was logged before the run ended."))
+    progress = plots.progress_picture(run)
+    if progress is not None:
+        blocks.append(_picture(progress, "Learning rate, gradient norm, tokens a second and MFU by step"))
+    if run.validation:
+        blocks.append(_validation_table(run))
+    elif run.training:
+        blocks.append(Note("The run ended before its first validation."))
+    return Section("training", "Training", blocks)
+
+
+def _validation_table(run: Run) -> Table:
+    rows = run.validation
+    last = len(rows) - 1
+    chosen = sorted({round(last * index / (_MOST_VALIDATIONS - 1)) for index in range(_MOST_VALIDATIONS)})
+    best = min((row["validation_loss"] for row in rows if is_number(row["validation_loss"])), default=None)
+    cells = [
+        (
+            f"{rows[index]['step']:,.0f}",
+            *(_number(rows[index].get(key), form) for key, form in
+              (("validation_loss", "{:.4f}"), ("perplexity", "{:.2f}"), ("bits_per_byte", "{:.4f}"))),
+        )
+        for index in chosen
+    ]  # fmt: skip
+    strong = frozenset(place for place, index in enumerate(chosen) if rows[index]["validation_loss"] == best)
+    return Table(("step", "validation loss", "perplexity", "bits per byte"), cells, strong)
+
+
+def _samples_section(run: Run) -> Section:
+    rows = [row for row in run.samples if isinstance(row.get("text"), str)]
+    if not rows:
+        return Section("samples", "Samples", [Note("No text was sampled in this run.")])
+    blocks: list[Block] = []
+    if len(rows) > _MOST_SAMPLES:
+        last = len(rows) - 1
+        chosen = sorted({round(last * index / (_MOST_SAMPLES - 1)) for index in range(_MOST_SAMPLES)})
+        blocks.append(Note(f"{len(chosen)} of {len(rows)} samples, spread over the run; samples.jsonl holds all."))
+        rows = [rows[index] for index in chosen]
+    for row in rows:
+        prompt = row["prompt"] if isinstance(row.get("prompt"), str) else ""
+        text = row["text"].removeprefix(prompt)
+        if len(text) > _MOST_CHARACTERS:
+            text = text[:_MOST_CHARACTERS] + " …"
+        blocks.append(Sample(f"step {row['step']:,.0f}", prompt, text))
+    return Section("samples", "Samples", blocks)
+
+
+def _cost_rows(run: Run) -> list[tuple[str, str]]:
+    figures = run.figures
+    rows: list[tuple[str, str]] = []
+    if "parameters" in figures:
+        rows.append(("Parameters", formatting.count(figures["parameters"])))
+    if "tokens" in figures:
+        rows.append(("Tokens", formatting.count(figures["tokens"])))
+    if run.seconds is not None:
+        rows.append(("Training time", formatting.duration(run.seconds)))
+    if "flops" in figures:
+        rows.append(("Arithmetic", f"{formatting.with_prefix(figures['flops'], 'FLOP')}, forward and backward"))
+    if "mfu" in figures:
+        share = formatting.percent(figures["mfu"])
+        rows.append(("MFU", f"{share}: the model's arithmetic over this machine's peak in matrix products"))
+    if "energy_joules_estimate" in figures:
+        rows.append(("Energy (estimate)", formatting.energy(figures["energy_joules_estimate"])))
+        assumption = run.information.get("energy_assumption")
+        stated = (
+            assumption if isinstance(assumption, str) and assumption else "not metered; time times an assumed power"
+        )
+        rows.append(("How it was estimated", stated))
+    return rows
+
+
+def _cost_section(run: Run) -> Section | None:
+    rows = _cost_rows(run)
+    return Section("cost", "Cost", [Facts(rows)]) if rows else None
+
+
+def _export_section(run: Run) -> Section | None:
+    difference = run.figures.get("logit_difference")
+    if difference is None:
+        return None
+    holds = difference <= LOGIT_BOUND
+    measured, bound = formatting.scientific(difference), formatting.scientific(LOGIT_BOUND)
+    said = (
+        f"The saved folder model/, opened with transformers, gives the same logits: the largest difference is "
+        f"{measured}, within the bound of {bound} (fp32)."
+        if holds
+        else f"The saved folder model/, opened with transformers, differs by up to {measured} in its logits, "
+        f"over the bound of {bound} (fp32): do not rely on this export."
+    )
+    return Section("export", "Export check", [Note(said, "good" if holds else "warning")])
+
+
+def _recipe_section(run: Run) -> Section | None:
+    if not run.recipe:
+        return None
+    command = f"journey train {run.directory.name}/recipe.yaml"
+    return Section("recipe", "Recipe", [Note(f"The resolved recipe; {command} repeats the run."), Code(run.recipe)])
+
+
+def _lineage_section(run: Run) -> Section | None:
+    made_by = run.section("lineage")
+    if not made_by:
+        return None
+    hardware, versions = _mapping(made_by, "hardware"), _mapping(made_by, "versions")
+    rows = [
+        ("Command", str(made_by.get("command") or "not recorded")),
+        ("Commit", str(made_by.get("commit") or "not in a git checkout")),
+        ("Hardware", _hardware(hardware)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"),
+    ]
+    rows += [(f"Fingerprint: {name}", str(value)) for name, value in run.section("fingerprints").items()]
+    rest = {key: value for key, value in made_by.items() if key not in {"command", "commit", "hardware", "versions"}}
+    blocks: list[Block] = [Facts(rows)]
+    if rest:
+        blocks.append(Code(to_yaml(rest), "What else was recorded"))
+    return Section("lineage", "Lineage", blocks)
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    parts = [str(hardware[key]) for key in ("processor", "accelerator") if hardware.get(key)]
+    if is_number(hardware.get("cores")):
+        parts.append(f"{hardware['cores']:,.0f} cores")
+    if is_number(hardware.get("memory_bytes")):
+        parts.append(f"{formatting.with_prefix(hardware['memory_bytes'], 'B')} of memory")
+    return ", ".join(parts) or "not recorded"
+
+
+def _picture(draw: plots.Draw, alternative: str) -> Picture:
+    light, dark = plots.svg_pair(draw)
+    return Picture(light, dark, alternative)
+
+
+def _curve_in_words(run: Run) -> str:
+    _, losses = series(run.training, "loss")
+    _, validations = series(run.validation, "validation_loss")
+    parts = [f"training from {losses[0]:.2f} to {losses[-1]:.2f}"] if losses else []
+    parts += [f"validation ends at {validations[-1]:.3f}"] if validations else []
+    return ", ".join(parts) or "without a finite value"
+
+
+def _created(run: Run) -> str:
+    created = run.information.get("created")
+    return created[:16].replace("T", " ") if isinstance(created, str) else ""
+
+
+def _ended(status: str) -> str:
+    return "interrupted" if status == "interrupted" else "ended by a failure"
+
+
+def _number(value: Any, form: str) -> str:
+    return form.format(value) if is_number(value) else "–"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
+
+
+def _mapping(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = value.get(key)
+    return found if isinstance(found, dict) else {}
