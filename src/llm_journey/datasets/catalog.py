@@ -50,9 +50,14 @@ def resolve(name_or_path: str) -> Path:
         from llm_journey.datasets.pull import pull  # pull needs this module's entries
 
         return pull(name_or_path)
-    path = Path(name_or_path).expanduser()
-    if path.exists() or any(character in name_or_path for character in "*?["):
-        return path
+    try:
+        path = Path(name_or_path).expanduser()
+        if path.exists() or any(character in name_or_path for character in "*?["):
+            return path
+    except (OSError, RuntimeError) as error:  # a name that is too long; no such user's home
+        raise BadInputError(
+            f"{name_or_path[:80]!r} is no usable path ({getattr(error, 'strerror', None) or error})"
+        ) from None
     raise BadInputError(
         f"{name_or_path!r} is no file or folder here, nor a catalog item ({', '.join(sorted(CATALOG))})"
     )
@@ -92,10 +97,13 @@ def locate(entry: Entry) -> Path | None:
 
 
 def first_mismatch(folder: Path, files: tuple[CatalogFile, ...]) -> CatalogFile | None:
-    """The first of `files` that is missing in `folder`, or differs in size or sha256; None where all are right."""
+    """The first of `files` that cannot be read in `folder`, or differs in size or sha256; None where all are right."""
     for file in files:
         path = folder / file.name
-        if not path.is_file() or path.stat().st_size != file.size or sha256_file(path) != file.sha256:
+        try:
+            if path.stat().st_size != file.size or sha256_file(path) != file.sha256:
+                return file
+        except OSError:
             return file
     return None
 

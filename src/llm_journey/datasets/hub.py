@@ -40,7 +40,7 @@ def hub_snapshot(source: HubSource) -> Path:
 
 def hub_is_reachable(seconds: float = _PROBE_SECONDS) -> bool:
     """Whether the hub answers at all within `seconds`, name lookup included (a lookup alone can hang for longer)."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     answered, finished = threading.Event(), threading.Event()
 
     def ask() -> None:
@@ -73,5 +73,6 @@ def download_file(source: HubSource, name: str) -> Path:
         revision=source.revision,
         cache_dir=hub_cache_dir(),
         etag_timeout=5,
+        endpoint=os.environ.get("HF_ENDPOINT") or None,
     )
     return Path(path)
