@@ -240,14 +240,20 @@ def _disk_errors_explained(entry: Entry) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"the disk is full: pulling {entry.name!r} needs about {2 * entry.size() / 1e6:.0f} MB"
             raise JourneyError(
-                f"{message} under {cache_dir()}; free some space or set JOURNEY_HOME to another disk"
+                f"the disk is full: pulling {entry.name!r} takes about {_room_needed(entry) / 1e6:.0f} MB for a while "
+                f"under {cache_dir()}; free some space or set JOURNEY_HOME to another disk"
             ) from None
         raise JourneyError(
             f"the cache {cache_dir()} cannot be written ({error.strerror or error}); "
             f"set JOURNEY_HOME to a folder that you can write"
         ) from None
+
+
+def _room_needed(entry: Entry) -> int:
+    """Bytes at the peak of a pull: what is downloaded, what it becomes, and a working copy of each."""
+    needs = [source.download_size() + sum(file.size for file in source.files) for source in entry.sources]
+    return 2 * max(needs)
 
 
 def _pip_reason(requirement: str, output: str) -> str:
