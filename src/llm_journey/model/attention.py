@@ -115,7 +115,7 @@ class Attention(nn.Module):
         self, x_btd: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None = None
     ) -> Tensor:
         q_bthe, k_bthe, v_bthe = (
-            part.unflatten(-1, (-1, self.head_width)) for part in joined_linear(x_btd, self.q, self.k, self.v)
+            part.view(*part.shape[:2], -1, self.head_width) for part in joined_linear(x_btd, self.q, self.k, self.v)
         )
         if self.q_norm is not None and self.k_norm is not None:
             q_bthe, k_bthe = self.q_norm(q_bthe), self.k_norm(k_bthe)

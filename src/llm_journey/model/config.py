@@ -17,17 +17,17 @@ MlpName = Literal["gelu", "gelu_tanh", "relu2", "swiglu"]
 class TransformerConfig:
     """Shape and choices of a transformer.
 
-    vocab_size V, width D, num_layers L, num_heads H, num_kv_heads K (K = H is multi-head, 1 < K < H grouped-query,
+    vocab_size V (0 in a recipe: the tokenizer's), width D, num_layers L, num_heads H, num_kv_heads K (K = H is multi-head, 1 < K < H grouped-query,
     K = 1 multi-query attention), head_width (default D / H), mlp_width F (default 4 D, or 8/3 D rounded up to a
     multiple of 32 for swiglu, which has three matrices instead of two), context: the most positions it accepts.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    vocab_size: int
-    width: int
-    num_layers: int
-    num_heads: int
+    vocab_size: int = 0
+    width: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
     num_kv_heads: int = 0
     head_width: int = 0
     mlp_width: int = 0
@@ -45,7 +45,8 @@ class TransformerConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "num_layers", "num_heads", "context"):
+        _require(self.vocab_size >= 0, f"vocab_size must not be negative, not {self.vocab_size}")
+        for name in ("width", "num_layers", "num_heads", "context"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         if self.num_kv_heads == 0:
             object.__setattr__(self, "num_kv_heads", self.num_heads)

@@ -22,6 +22,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TransformerConfig, attention: str = "fused") -> None:
         super().__init__()
+        if config.vocab_size < 1:
+            raise BadInputError("the model's vocab_size is 0; a tokenizer must set it before a model is built")
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.position_embed = nn.Embedding(config.context, config.width) if config.positions == "learned" else None

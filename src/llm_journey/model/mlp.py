@@ -68,4 +68,4 @@ def joined_linear(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     weight = torch.cat([layer.weight for layer in linears])
     bias = torch.cat([layer.bias for layer in linears]) if linears[0].bias is not None else None
-    return F.linear(x, weight, bias).split([layer.out_features for layer in linears], dim=-1)
+    return torch.split(F.linear(x, weight, bias), [layer.out_features for layer in linears], dim=-1)

@@ -1,0 +1,117 @@
+"""From a recipe to what training reads: prepared text, a tokenizer, token shards. Done once for the same recipe.
+
+Everything lies in the cache under names made from what decides it, so that a second run reuses it:
+
+    prepared/<data>/                  the split and cleaned text (datasets.prepare)
+    prepared/<data>-<tokenizer>/      tokenizer files, vocabulary.json, train and validation shards
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_journey.core import config as configuration
+from llm_journey.core import files
+from llm_journey.core.errors import BadInputError
+from llm_journey.core.paths import cache_dir
+from llm_journey.datasets.catalog import resolve as resolve_source
+from llm_journey.datasets.prepare import PreparationReport, iterate_texts, prepare_documents
+from llm_journey.datasets.shards import TokenShards, write_shards
+from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer import io as tokenizer_io
+from llm_journey.tokenizer.report import vocabulary_report
+from llm_journey.tokenizer.train import train_tokenizer
+from llm_journey.training.observer import Observer
+from llm_journey.training.recipe import Recipe
+
+VOCABULARY_FILE = "vocabulary.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run trains and validates on. `prepared` holds the text, `directory` the tokenizer and the shards."""
+
+    tokenizer: Tokenizer
+    train: TokenShards
+    validation: TokenShards
+    preparation: PreparationReport
+    vocabulary: dict[str, Any]
+    prepared: Path
+    directory: Path
+
+    def fingerprints(self) -> dict[str, str]:
+        """What identifies the data and the tokenizer; a resumed run must find the same (NeMo-RL#2519)."""
+        return {
+            "train": self.train.fingerprint,
+            "validation": self.validation.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+
+
+def prepare_inputs(
+    recipe: Recipe, *, observer: Observer | None = None, resolve: Callable[[str], Path] = resolve_source
+) -> Inputs:
+    """Prepare the data, train the tokenizer and write the shards of `recipe`, or reuse what was done before.
+
+    Raises BadInputError for data that cannot be used and JourneyError where the cache cannot be written.
+    """
+    observer = observer or Observer()
+    prepared = cache_dir() / "prepared" / files.sha256_json(configuration.dump(recipe.data))[:16]
+    observer.stage("preparing the text")
+    preparation = prepare_documents(
+        recipe.data, prepared, resolve=resolve, on_progress=lambda read, _: observer.progress(read, None, "documents")
+    )
+    for notice in preparation.notices:
+        observer.message(notice)
+    source = files.read_json(prepared / "preparation.json")["fingerprint"]
+    key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
+    directory = prepared.with_name(f"{prepared.name}-{key[:16]}")
+    if not directory.is_dir():
+        _make(recipe, prepared, directory, observer)
+    tokenizer = tokenizer_io.load(directory)
+    if tokenizer.vocab_size < recipe.tokenizer.vocab_size:
+        observer.message(
+            f"the text has pairs for {tokenizer.vocab_size} tokens only, not {recipe.tokenizer.vocab_size}; "
+            "the vocabulary is that small"
+        )
+    train = _open(directory, "train")
+    return Inputs(
+        tokenizer=tokenizer,
+        train=train,
+        validation=_open(directory, "validation"),
+        preparation=preparation,
+        vocabulary=files.read_json(directory / VOCABULARY_FILE),
+        prepared=prepared,
+        directory=directory,
+    )
+
+
+def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -> None:
+    observer.stage("training the tokenizer")
+    tokenizer = train_tokenizer(
+        iterate_texts(prepared, "train"),
+        recipe.tokenizer,
+        on_progress=lambda _, done, total: observer.progress(done, total, "characters" if total is None else "merges"),
+    )
+    observer.stage("writing token shards")
+    with files.new_directory(directory) as folder:
+        tokenizer_io.save(tokenizer, folder)
+        for split in ("train", "validation"):
+            write_shards(
+                iterate_texts(prepared, split),
+                tokenizer.encode_batch,
+                folder,
+                split=split,
+                vocab_size=tokenizer.vocab_size,
+                end_id=tokenizer.end_id,
+            )
+        report = vocabulary_report(tokenizer, iterate_texts(prepared, "train"))
+        files.write_json(folder / VOCABULARY_FILE, report.to_json())
+
+
+def _open(directory: Path, split: str) -> TokenShards:
+    shards = TokenShards.open(directory, split)
+    if not shards.num_documents:
+        raise BadInputError(f"the {split} split is empty; give more text or change data.held_out")
+    return shards

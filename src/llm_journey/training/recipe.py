@@ -1,0 +1,132 @@
+"""Recipes: a whole run as one document. `recipes/*.yaml` in the package are examples to copy and edit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from llm_journey.core import config as configuration
+from llm_journey.core.config import STRICT
+from llm_journey.core.errors import BadInputError
+from llm_journey.datasets.prepare import DataConfig
+from llm_journey.model.config import TransformerConfig
+from llm_journey.tokenizer.config import TokenizerConfig
+from llm_journey.training.optim import OptimizerConfig
+from llm_journey.training.schedule import ScheduleConfig
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    A step takes batch_size * accumulation rows of the model's context. order: "documents" shuffles whole documents
+    into one stream, "windows" shuffles fixed windows of the text, "packed" keeps documents apart in each row. The
+    budget is `steps`, `tokens` or `seconds` of training (validating, sampling and saving not counted); the first that
+    is used up ends the run. `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its
+    end. early_stopping: end after so many validations in a row that bring no better loss, and keep the best model.
+    precision "auto" is fp32 on a CPU and bf16 on a GPU that has it.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    batch_size: int = 8
+    accumulation: int = 1
+    order: Literal["documents", "windows", "packed"] = "documents"
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    label_smoothing: float = 0.0
+    compile: bool = False
+    device: str = "auto"
+    validations: int = 4
+    checkpoints: int = 4
+    keep_checkpoints: int = 2
+    early_stopping: int | None = None
+    trackers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
+    sample_prompts: tuple[str, ...] = ()
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation", "validations", "checkpoints", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        budgets = {"steps": self.steps, "tokens": self.tokens, "seconds": self.seconds}
+        if all(value is None for value in budgets.values()):
+            raise ValueError("a budget is needed: set steps, tokens or seconds")
+        for name, value in budgets.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        if self.early_stopping is not None and self.early_stopping < 1:
+            raise ValueError("early_stopping must be at least 1 validation, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run: data, tokenizer, model, training, and the seed of all that is drawn."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str = "run"
+    seed: int = 0
+    data: DataConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(character.isalnum() or character in "-_." for character in self.name):
+            raise ValueError("name may hold letters, digits, '-', '_' and '.' only")
+        if self.name.startswith(".") or len(self.name) > 100:
+            raise ValueError("name must not begin with '.' nor be longer than 100 characters")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, not {self.seed}")
+
+    def with_vocabulary(self, vocab_size: int) -> "Recipe":
+        """This recipe with the model's vocabulary set to the tokenizer's true size.
+
+        Raises BadInputError where the recipe asks for a smaller model vocabulary.
+        """
+        if self.model.vocab_size not in (0, vocab_size) and self.model.vocab_size < vocab_size:
+            raise BadInputError(
+                f"model.vocab_size {self.model.vocab_size} is smaller than the tokenizer's {vocab_size}; leave it out"
+            )
+        return replace(self, model=replace(self.model, vocab_size=self.model.vocab_size or vocab_size))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("llm_journey"))) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by name, a YAML file, or a run's folder (a run is itself a recipe); then the overrides.
+
+    Raises BadInputError naming the file, the key, the value and what is allowed.
+    """
+    shipped = shipped_recipes()
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped:
+        path = shipped[str(name_or_path)]
+    elif path.is_dir():
+        path = path / RECIPE_FILE
+    elif not path.exists():
+        raise BadInputError(f"{name_or_path}: no such recipe file; shipped recipes: {', '.join(shipped)}")
+    return recipe_from(configuration.read_yaml(path), str(path), overrides)
+
+
+def recipe_from(mapping: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from plain values; `where` names them in errors."""
+    if overrides:
+        mapping, where = configuration.override(mapping, overrides), f"{where} with --set {' '.join(overrides)}"
+    return configuration.validate(Recipe, mapping, where)

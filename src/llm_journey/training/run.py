@@ -1,0 +1,341 @@
+"""A run from recipe to saved model: prepare, build, loop, save, validate. It can be stopped anywhere and resumed.
+
+The loop decides when to log, validate, sample and save; the trainer computes. Whatever happens, the last whole
+checkpoint stays readable. Ctrl-C (or SIGTERM) finishes the step at hand, saves, and says how to go on; a second Ctrl-C
+stops at once. The model is saved before it is evaluated (nanochat#446).
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from llm_journey.checkpoint.model_folder import load_state, save_model
+from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint, save_checkpoint
+from llm_journey.core import config as configuration
+from llm_journey.core import files, lineage
+from llm_journey.core.errors import BadInputError
+from llm_journey.model.cost import count_parameters, training_flops_per_token
+from llm_journey.model.decoder import Decoder
+from llm_journey.tokenizer import Tokenizer
+from llm_journey.training.early_stopping import EarlyStopping
+from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, prepare_inputs
+from llm_journey.training.observer import Observer
+from llm_journey.training.precision import Precision, pick_device, pick_precision
+from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
+from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
+from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
+from llm_journey.training.tracker import JsonlTracker, TrackerGroup, make_trackers
+from llm_journey.training.trainer import StepResult, Trainer, milestones
+from llm_journey.training.validate import validate
+
+# Writes a text that begins with a prompt: (model, tokenizer, prompt) -> text. Generation is handed in, not imported.
+Sampler = Callable[[Decoder, Tokenizer, str], str]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where the run lies, how it ended ("finished" or "interrupted"), and its final figures."""
+
+    directory: Path
+    status: str
+    figures: dict[str, Any]
+
+
+def train(
+    recipe: Recipe,
+    run_directory: Path,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+    sampler: Sampler | None = None,
+) -> RunResult:
+    """Train the model of `recipe` in `run_directory`; with `resume`, go on from its newest whole checkpoint.
+
+    A resumed run takes exactly the steps that the uninterrupted one would have taken. Its recipe may differ from the
+    saved one in `training` budgets only. Raises BadInputError for a recipe or data that do not fit the run, and
+    JourneyError where files cannot be written or training diverges; the run's status is then "failed".
+    """
+    observer = observer or Observer()
+    if resume:
+        folder = RunFolder.open(run_directory)
+        _check_same_recipe(load_recipe(run_directory), recipe, run_directory)
+    inputs = prepare_inputs(recipe, observer=observer)
+    recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
+    if not resume:
+        folder = RunFolder.create(run_directory, recipe)
+    try:
+        run = _Run(recipe, folder, inputs, observer, sampler, resume)
+        return run.finish() if run.loop() else run.interrupt()
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        folder.update(status=status, error=f"{type(error).__name__}: {error}")
+        raise
+
+
+class _Run:
+    """One process's work on a run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        inputs: Inputs,
+        observer: Observer,
+        sampler: Sampler | None,
+        resume: bool,
+    ) -> None:
+        self.recipe, self.folder, self.inputs = recipe, folder, inputs
+        self.observer, self.sampler = observer, sampler
+        torch.manual_seed(recipe.seed)
+        device = pick_device(recipe.training.device)
+        precision = Precision(pick_precision(recipe.training.precision, device), device)
+        observer.stage("measuring this machine")
+        self.peak_flops = peak_flops(device, precision.name)
+        self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
+        model = Decoder(recipe.model).to(device)
+        model.train()
+        self.trainer = Trainer(recipe, model, inputs.train, precision)
+        self.early_stopping = EarlyStopping(recipe.training.early_stopping)
+        resume_step = self._restore() if resume else None
+        self.stop_requested = False
+        files.write_json(folder.directory / VOCABULARY_FILE, inputs.vocabulary)
+        files.write_json(folder.directory / "preparation.json", configuration.dump(inputs.preparation))
+        if resume:
+            files.write_text(folder.directory / RECIPE_FILE, configuration.to_yaml(configuration.dump(recipe)))
+        self.trackers = make_trackers(
+            recipe.training.trackers,
+            folder.directory,
+            run_name=folder.directory.name,
+            config=configuration.dump(recipe),
+            resume_step=resume_step,
+        )
+        self.samples = TrackerGroup([JsonlTracker(folder.directory / SAMPLES, resume_step=resume_step)])
+        folder.update(
+            status="running",
+            error=None,
+            fingerprints=inputs.fingerprints(),
+            paths={"prepared": str(inputs.prepared), "shards": str(inputs.directory)},
+            energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
+            figures={
+                "parameters": count_parameters(recipe.model).total,
+                "peak_flops": self.peak_flops,
+                "precision": precision.name,
+            },
+        )
+
+    def _restore(self) -> int:
+        checkpoint = latest_checkpoint(self.folder.checkpoints, on_warning=self.observer.message)
+        if checkpoint is None:
+            self.observer.message("no checkpoint was finished yet; the run begins again")
+            return -1
+        _check_fingerprints(checkpoint, self.inputs, self.folder.directory)
+        self.trainer.restore(checkpoint.model, checkpoint.optimizer, checkpoint.state["trainer"])
+        self.early_stopping = EarlyStopping(self.recipe.training.early_stopping, **checkpoint.state["early_stopping"])
+        self.observer.message(f"resumed from {checkpoint.path} (step {checkpoint.step})")
+        return checkpoint.step
+
+    def loop(self) -> bool:
+        """Step until the budget is used up (True) or a stop is asked for (False)."""
+        config, trainer = self.recipe.training, self.trainer
+        validations = milestones(config.validations, trainer.progress)
+        saves = milestones(config.checkpoints, trainer.progress)
+        next_validation, next_save = next(validations, 2.0), next(saves, 2.0)
+        self.observer.stage("training")
+        with self._stoppable():
+            while trainer.progress < 1.0 and not self.stop_requested and not self.early_stopping.stop:
+                result = trainer.step()
+                if trainer.position.step % config.log_every == 0 or not result.finite or trainer.position.step == 1:
+                    self._log(result)
+                self._report_progress()
+                # At the end the model is saved before it is evaluated; on the way a checkpoint holds the validation.
+                if next_validation <= trainer.progress < 1.0:
+                    next_validation = next((m for m in validations if m > trainer.progress), 2.0)
+                    self._validate()
+                    self._sample()
+                if next_save <= trainer.progress < 1.0:
+                    next_save = next((m for m in saves if m > trainer.progress), 2.0)
+                    self._save()
+        return not self.stop_requested
+
+    def finish(self) -> RunResult:
+        """Save the model, then judge it."""
+        trainer = self.trainer
+        if self.early_stopping.stop:
+            best = self.folder.directory / BEST
+            trainer.model.load_state_dict(load_state(best)[1])
+            self.observer.message(
+                f"{self.early_stopping.bad} validations without a better loss: stopped early; the best model is kept"
+            )
+        self.observer.stage("saving the model")
+        self._save()
+        save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer)
+        self.folder.update(status="trained", step=trainer.position.step, seconds=trainer.position.seconds)
+        self.observer.stage("validating")
+        self._validate()
+        self._sample()
+        return self._end("finished")
+
+    def interrupt(self) -> RunResult:
+        """Save where the run stands and say how to go on."""
+        self._save()
+        self.observer.message(
+            f"stopped at step {self.trainer.position.step} and saved; go on with: "
+            f"journey train {self.folder.directory} --resume"
+        )
+        return self._end("interrupted")
+
+    def _end(self, status: str) -> RunResult:
+        position = self.trainer.position
+        rate = position.tokens / position.seconds if position.seconds else 0.0
+        figures = {
+            "tokens": position.tokens,
+            "tokens_per_second": rate,
+            "mfu": rate * self.flops_per_token / self.peak_flops,
+            "flops": position.tokens * self.flops_per_token,
+            "energy_joules_estimate": energy_estimate_joules(position.seconds, lineage.usable_cores()),
+        }
+        self.trackers.close()
+        self.samples.close()
+        self.folder.update(status=status, step=position.step, seconds=position.seconds, figures=figures)
+        return RunResult(self.folder.directory, status, dict(self.folder.information["figures"]))
+
+    def _log(self, result: StepResult) -> None:
+        position = self.trainer.position
+        rate = result.tokens / result.seconds
+        row = {
+            "tokens": position.tokens,
+            "seconds": position.seconds,
+            "loss": result.loss,
+            "learning_rate": result.learning_rate_factor * self.recipe.training.optimizer.learning_rate,
+            "gradient_norm": result.gradient_norm,
+            "tokens_per_second": rate,
+            "mfu": rate * self.flops_per_token / self.peak_flops,
+        }
+        if not result.finite:
+            self.observer.message(f"step {position.step}: loss or gradient is not finite; the step was left out")
+        self.trackers.log(position.step, row)
+        self.observer.step({"step": position.step, **row})
+
+    def _report_progress(self) -> None:
+        config, position = self.recipe.training, self.trainer.position
+        if config.seconds is not None:
+            self.observer.progress(position.seconds, config.seconds, "seconds")
+        elif config.tokens is not None:
+            self.observer.progress(position.tokens, config.tokens, "tokens")
+        else:
+            self.observer.progress(position.step, config.steps, "steps")
+
+    def _validate(self) -> None:
+        found = validate(self.trainer.model, self.inputs.validation)
+        improved = self.early_stopping.update(found.loss)
+        if improved and self.early_stopping.patience is not None:
+            save_model(self.trainer.model, self.folder.directory / BEST, tokenizer=self.inputs.tokenizer)
+        figures = {
+            "validation_loss": found.loss,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+        }
+        position = self.trainer.position
+        row = {"tokens": position.tokens, "seconds": position.seconds, **figures}
+        self.trackers.log(position.step, row)
+        self.observer.validation({"step": position.step, **row})
+        self.folder.update(step=position.step, seconds=position.seconds, figures=figures)
+
+    def _sample(self) -> None:
+        if self.sampler is None:
+            return
+        for prompt in self.recipe.training.sample_prompts:
+            text = self.sampler(self.trainer.model, self.inputs.tokenizer, prompt)
+            row = {"prompt": prompt, "text": text}
+            self.samples.log(self.trainer.position.step, row)
+            self.observer.sample({"step": self.trainer.position.step, **row})
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.folder.checkpoints,
+            step=self.trainer.position.step,
+            model=self.trainer.model,
+            tokenizer=self.inputs.tokenizer,
+            optimizer_state=self.trainer.tensors(),
+            state={
+                "trainer": self.trainer.state(),
+                "early_stopping": {"best": self.early_stopping.best, "bad": self.early_stopping.bad},
+                "fingerprints": self.inputs.fingerprints(),
+            },
+            keep=self.recipe.training.keep_checkpoints,
+            on_warning=self.observer.message,
+        )
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a request to stop after the step at hand."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals belong to the main thread; here the caller decides
+            return
+
+        def request(_number: int, _frame: FrameType | None) -> None:
+            if self.stop_requested:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+            self.observer.message("stopping after this step; once more to stop at once, losing what is not saved")
+
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _check_same_recipe(saved: Recipe, given: Recipe, directory: Path) -> None:
+    """Only how long to train, and what is shown meanwhile, may change between a run and its continuation."""
+    free = {
+        name: getattr(given.training, name)
+        for name in (
+            "steps",
+            "tokens",
+            "seconds",
+            "validations",
+            "checkpoints",
+            "keep_checkpoints",
+            "early_stopping",
+            "trackers",
+            "sample_prompts",
+            "log_every",
+            "compile",
+        )
+    }
+    expected = configuration.dump(replace(saved, training=replace(saved.training, **free)))
+    vocab_size = saved.model.vocab_size
+    found = configuration.dump(replace(given, name=saved.name, model=replace(given.model, vocab_size=vocab_size)))
+    expected["name"] = found["name"]
+    for key, (old, new) in _differences(expected, found, ""):
+        raise BadInputError(
+            f"{directory}: cannot resume with another {key} ({old!r} before, {new!r} now); start a new run instead"
+        )
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, (old, new)
+
+
+def _check_fingerprints(checkpoint: Checkpoint, inputs: Inputs, directory: Path) -> None:
+    """Refuse to go on with other data or another tokenizer than the run began with (NeMo-RL#2519)."""
+    for name, found in inputs.fingerprints().items():
+        expected = checkpoint.state["fingerprints"].get(name)
+        if expected != found:
+            raise BadInputError(
+                f"{directory}: the {name} fingerprint was {expected} and is now {found}; "
+                "the data changed under the run: restore it, or start a new run"
+            )

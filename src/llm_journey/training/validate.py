@@ -1,0 +1,93 @@
+"""Validation on held-out documents: loss in nats a token, perplexity, and bits per byte.
+
+Each document is scored by itself: the end token stands before it, every token of its text is a target exactly once,
+and the end token behind it is none, so the figure compares with compressors and n-gram models that see the same text.
+Bits per byte (Gao et al. 2020, "The Pile", section 3.1) do not depend on the tokenizer: summed nats / (ln 2 * bytes).
+A document longer than the context is read in windows that overlap by half, so that no token past the first window
+has less than half a context before it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from llm_journey.datasets.batching import IGNORED, Batch, Int64Array, pad_batch
+from llm_journey.datasets.shards import TokenShards
+from llm_journey.model.decoder import Decoder
+
+_TOKENS_A_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Figures of one pass over the held-out documents."""
+
+    loss: float
+    bits_per_byte: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def validate(model: Decoder, shards: TokenShards) -> Validation:
+    """Score every held-out document with `model`; dropout is off meanwhile, random generators are not touched."""
+    was_training = model.training
+    model.eval()
+    nats, count = 0.0, 0
+    try:
+        with torch.inference_mode():
+            for batch in validation_batches(shards, model.config.context):
+                inputs = torch.from_numpy(batch.inputs).to(model.device)
+                targets = torch.from_numpy(batch.targets).to(model.device)
+                logits_btv = model(inputs)
+                nats += float(_summed_nats(logits_btv, targets))
+                count += batch.num_targets()
+    finally:
+        model.train(was_training)
+    return Validation(loss=nats / max(count, 1), bits_per_byte=nats / math.log(2) / shards.num_bytes, tokens=count)
+
+
+def validation_batches(shards: TokenShards, context: int) -> Iterator[Batch]:
+    """All held-out windows, grouped by length so that little is padding, about 8,192 positions a batch."""
+    windows = sorted(_windows(shards, context), key=lambda pair: len(pair[0]))
+    start = 0
+    while start < len(windows):
+        stop = start + 1
+        while stop < len(windows) and (stop - start + 1) * len(windows[stop][0]) <= _TOKENS_A_BATCH:
+            stop += 1
+        inputs, mask = pad_batch([window for window, _ in windows[start:stop]], pad_id=shards.end_id)
+        targets = np.full_like(inputs, IGNORED)
+        targets[mask] = np.concatenate([target for _, target in windows[start:stop]])
+        yield Batch(inputs, targets)
+        start = stop
+
+
+def _windows(shards: TokenShards, context: int) -> Iterator[tuple[Int64Array, Int64Array]]:
+    for number in range(shards.num_documents):
+        text = shards.document(number)[:-1]  # without the end token
+        inputs = np.concatenate([np.array([shards.end_id], dtype=np.int64), text[:-1]])
+        if not len(text):
+            continue
+        stride = max(context // 2, 1)
+        scored = 0
+        for begin in range(0, len(text), stride):
+            end = min(begin + context, len(text))
+            targets = text[begin:end].copy()
+            targets[: scored - begin] = IGNORED
+            yield inputs[begin:end], targets
+            scored = end
+            if end == len(text):
+                break
+
+
+def _summed_nats(logits_btv: torch.Tensor, targets_bt: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(
+        logits_btv.flatten(0, 1).float(), targets_bt.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
