@@ -70,8 +70,7 @@ def write_model_files(
     values, tensors = _own_config(config, state)
     if families.family_of(config) is not None:
         values, tensors = families.to_huggingface(config, state)
-    end = None if tokenizer is None else tokenizer.end_id
-    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    ids = _role_ids(tokenizer)
     write_json(directory / CONFIG, values | ids | {"dtype": tensor_files.storage_dtype(state)})
     write_json(directory / GENERATION, ids | dict(generation or {}))
     tensor_files.write_tensors(directory / WEIGHTS, tensors)
@@ -125,6 +124,16 @@ def build(config: TransformerConfig, state: Mapping[str, Tensor]) -> Decoder:
 
 def _own_config(config: TransformerConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"model_type": OWN_TYPE, **dump(config)}, dict(state)
+
+
+def _role_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    """The ids that transformers must know to begin, end and pad; null where the tokenizer has no such token."""
+    roles = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    if tokenizer is None:
+        return dict(roles)
+    begin, end, padding = tokenizer.roles.begin, tokenizer.roles.end, tokenizer.roles.padding
+    found = zip(roles, (begin, end, padding), strict=True)
+    return {key: None if role is None else tokenizer.special_tokens[role] for key, role in found}
 
 
 def _vocabulary_message(tokenizer_size: int, model_size: int) -> str:

@@ -34,6 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         stored[name] = value
     try:
         save_file(stored, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library makes files that only their owner can read
     except SafetensorError as error:
         raise OSError(f"{path.name}: {error}") from None
 

@@ -42,8 +42,9 @@ def _open_with_transformers(directory: Path) -> Any:
     from transformers.utils import logging
 
     opener: Any = AutoModelForCausalLM
-    had_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = logging
+    had_bars = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         model, report = opener.from_pretrained(
             directory,
@@ -55,7 +56,7 @@ def _open_with_transformers(directory: Path) -> Any:
         )
     finally:
         if had_bars:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     differing = sorted({str(key) for kind in kinds for key in report[kind]})
     if differing:
