@@ -4,10 +4,14 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llm_journey.datasets.prepare import PreparationReport
+from llm_journey.tokenizer.report import TokenRow, VocabularyReport
 
 MakeRun = Callable[..., Path]
 
@@ -50,13 +54,28 @@ def _metrics(steps: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _vocabulary() -> VocabularyReport:
+    def token(text: str, count: int) -> TokenRow:
+        return TokenRow(id=len(text), text=text, num_bytes=len(text.encode()), count=count)
+
+    return VocabularyReport(
+        vocab_size=4096, num_special_tokens=3, num_texts=490, num_bytes=243948, num_tokens=66971, num_words=38012,
+        bytes_per_token=3.6426, fertility=1.7618, whole_words=0.6123, coverage=0.9731, num_unused=110,
+        unused=(token("\x00", 0), token("\ufffd", 0)), most_used=(token(" the", 9123), token(",", 8001)),
+        longest=(token(" representatives", 12), token("\n\n", 9)),
+        tokens_by_script={"Latin": 3702, "Parts of characters": 240, "Numbers": 31, "Greek": 19, "Cyrillic": 4},
+        bytes_by_script={"Latin": 230123, "Numbers": 5031, "Greek": 190},
+        lengths={1: 256, 2: 801, 3: 903, 4: 700, 5: 500, 12: 40, 16: 1},
+    )  # fmt: skip
+
+
 def _information(last: dict[str, Any], steps: int) -> dict[str, Any]:
     return {
         "name": "small", "status": "finished", "created": "2026-05-04T10:11:12+00:00", "seconds": 91.3, "step": steps,
         "figures": {
             **{key: last[key] for key in ("validation_loss", "perplexity", "bits_per_byte")},
             "tokens": 1024 * steps, "tokens_per_second": 5400.0, "mfu": 0.551, "flops": 1.02e13,
-            "parameters": 1_802_240, "energy_joules_estimate": 2327.0, "logit_difference": 3.1e-6,
+            "parameters": 1_802_240, "energy_joules_estimate": 1460.8, "logit_difference": 3.1e-6,
         },
         "lineage": {
             "command": "journey train recipes/small.yaml --set training.seconds=90", "commit": "0123456789ab",
@@ -65,7 +84,6 @@ def _information(last: dict[str, Any], steps: int) -> dict[str, Any]:
         },
         "fingerprints": {"data": "ab" * 32, "tokenizer": "cd" * 32},
         "baselines": BASELINES,
-        "energy_assumption": "not metered; assumed 12 W for each of 2 cores",
     }  # fmt: skip
 
 
@@ -74,7 +92,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     """make_run(name="small", steps=480, **changes to run.json) writes a run folder and returns its path."""
 
     def make(name: str = "small", steps: int = 480, **changes: Any) -> Path:
-        directory = tmp_path / name
+        directory = tmp_path / name.replace("/", "_")
         directory.mkdir()
         rows = _metrics(steps)
         last = next((row for row in reversed(rows) if "validation_loss" in row), None)
@@ -90,24 +108,13 @@ def make_run(tmp_path: Path) -> MakeRun:
         for file, content in (("metrics.jsonl", rows), ("samples.jsonl", samples)):
             (directory / file).write_text("".join(json.dumps(row) + "\n" for row in content))
         (directory / "recipe.yaml").write_text(RECIPE)
-        (directory / "preparation.json").write_text(
-            json.dumps(
-                {
-                    "documents_in": 10033, "dropped": {"too_short": 211, "few_letters": 12}, "duplicates": 8,
-                    "train_documents": 9312, "validation_documents": 490, "bytes": 4885530, "seconds": 2.4,
-                }
-            )  # fmt: skip
-        )
-        (directory / "vocabulary.json").write_text(
-            json.dumps(
-                {
-                    "vocab_size": 4096, "bytes_per_token": 3.642, "coverage": 0.998,
-                    "tokens_by_script": {"Latin": 3702, "Common": 240, "Greek": 31, "Cyrillic": 19, "bytes": 104},
-                    "longest_tokens": [" international", " administrative", "\n\n", " representatives"],
-                    "unused_tokens": ["\x00", "Ķ"],
-                }
-            )  # fmt: skip
-        )
+        report = PreparationReport(
+            source="wiki-summaries", documents_in=10033, dropped={"too_short": 211, "few_letters": 12}, duplicates=8,
+            near_duplicates=0, train_documents=9312, validation_documents=490, train_bytes=4641587,
+            validation_bytes=243948, seconds=2.4, notices=("the last 5% is held out",),
+        )  # fmt: skip
+        (directory / "preparation.json").write_text(json.dumps({"report": asdict(report)}))
+        (directory / "vocabulary.json").write_text(json.dumps(_vocabulary().to_json()))
         return directory
 
     return make

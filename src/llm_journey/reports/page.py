@@ -173,6 +173,7 @@ pre {
   font: .84rem/1.55 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; margin: 0 0 1.2rem;
 }
 summary { cursor: pointer; color: var(--soft); margin: 0 0 .8rem; }
+p.caption { margin-bottom: .2rem; }
 .chips { display: flex; flex-wrap: wrap; gap: .35rem; margin: .3rem 0 1.3rem; padding: 0; list-style: none; }
 .chips li {
   background: var(--card); border: 1px solid var(--line); border-radius: .3rem; padding: .05rem .45rem;

@@ -8,6 +8,7 @@ Matplotlib is imported inside the functions, so that commands which draw nothing
 import base64
 import io
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ _SMOOTHING = 0.05  # share of all logged steps that one smoothed point averages 
 BASELINE_LABELS = {
     "gzip": "gzip −9",
     "xz": "xz −9e",
-    "xz_primed": "xz primed with the training text",
-    **{f"kneser_ney_{order}": f"{order}-gram, Kneser-Ney" for order in range(1, 6)},
+    "xz_primed": "xz primed with training text",
     "kneser_ney_1": "unigram",
-    "kneser_ney_2": "bigram, Kneser-Ney",
-    "kneser_ney_3": "trigram, Kneser-Ney",
+    "kneser_ney_2": "Kneser-Ney bigram",
+    "kneser_ney_3": "Kneser-Ney trigram",
+    "kneser_ney_4": "Kneser-Ney 4-gram",
+    "kneser_ney_5": "Kneser-Ney 5-gram",
 }
 
 
@@ -54,8 +56,11 @@ Draw = Callable[[Theme], Any]
 
 
 def svg_pair(draw: Draw) -> tuple[str, str]:
-    """A picture for light and for dark pages, each as a data URI of an SVG."""
-    return _svg_uri(draw, LIGHT), _svg_uri(draw, DARK)
+    """A picture for light and for dark pages, each as a data URI of an SVG. It is drawn once and then recoloured."""
+    buffer = io.BytesIO()
+    _save(draw, LIGHT, buffer, format="svg", metadata={"Date": None, "Creator": None})
+    light = buffer.getvalue().decode("utf-8")
+    return _svg_uri(light), _svg_uri(_recoloured(light, LIGHT, DARK))
 
 
 def save_png(run_directory: Path, path: Path) -> None:
@@ -302,10 +307,18 @@ def _figure(width: float, height: float, theme: Theme) -> Any:
     return figure
 
 
-def _svg_uri(draw: Draw, theme: Theme) -> str:
-    buffer = io.BytesIO()
-    _save(draw, theme, buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _svg_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
+
+
+def _recoloured(svg: str, old: Theme, new: Theme) -> str:
+    """An SVG drawn in one theme, in another's colours. Its identifiers start with p or m, so none reads as one."""
+    pairs = {
+        old.ink: new.ink, old.faint: new.faint, old.grid: new.grid, old.bar: new.bar,
+        **dict(zip(old.cycle, new.cycle, strict=True)),
+    }  # fmt: skip
+    pattern = re.compile("|".join(f"{colour}(?![0-9a-fA-F])" for colour in pairs))
+    return pattern.sub(lambda found: pairs[found[0]], svg)
 
 
 def _save(draw: Draw, theme: Theme, buffer: io.BytesIO, **options: Any) -> None:

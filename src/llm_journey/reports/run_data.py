@@ -79,8 +79,8 @@ def read_run(directory: Path) -> Run:
         training=tuple(row for row in rows if "loss" in row),
         validation=tuple(row for row in rows if "validation_loss" in row),
         samples=tuple(_read_rows(directory / "samples.jsonl", problems)),
-        vocabulary=_read_mapping(directory / "vocabulary.json", problems),
-        preparation=_read_mapping(directory / "preparation.json", problems),
+        vocabulary=read_mapping(directory / "vocabulary.json", problems),
+        preparation=read_mapping(directory / "preparation.json", problems),
         recipe=_read_text(directory / "recipe.yaml", problems) or "",
         problems=tuple(problems),
     )
@@ -109,13 +109,14 @@ def _read_information(directory: Path) -> Row:
     if not path.is_file():
         raise BadInputError(f"{directory}: no run.json here, so this is no run folder; `journey runs list` shows runs")
     problems: list[str] = []
-    value = _read_mapping(path, problems)
+    value = read_mapping(path, problems)
     if problems:
         raise BadInputError(f"{path}: {problems[0].partition(': ')[2]}; give another run")
     return value
 
 
-def _read_mapping(path: Path, problems: list[str]) -> Row:
+def read_mapping(path: Path, problems: list[str]) -> Row:
+    """The JSON object in a file, empty where there is none; what is wrong with the file goes to `problems`."""
     text = _read_text(path, problems)
     if text is None:
         return {}

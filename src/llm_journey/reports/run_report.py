@@ -153,7 +153,7 @@ def _training_section(run: Run) -> Section:
     lost = [row["step"] for row in (*run.training, *run.validation) if row.get("non_finite")]
     if lost:
         blocks.append(
-            Note(f"A measurement was not a finite number at {len(lost)} steps, first at {lost[0]}.", "warning")
+            Note(f"A measurement was not a finite number at {_steps(len(lost))}, first at {lost[0]:,.0f}.", "warning")
         )
     if run.training or run.validation:
         blocks.append(_picture(plots.loss_picture(run), f"Loss by step, {_curve_in_words(run)}"))
@@ -221,12 +221,21 @@ def _cost_rows(run: Run) -> list[tuple[str, str]]:
         rows.append(("MFU", f"{share}: the model's arithmetic over this machine's peak in matrix products"))
     if "energy_joules_estimate" in figures:
         rows.append(("Energy (estimate)", formatting.energy(figures["energy_joules_estimate"])))
-        assumption = run.information.get("energy_assumption")
-        stated = (
-            assumption if isinstance(assumption, str) and assumption else "not metered; time times an assumed power"
-        )
-        rows.append(("How it was estimated", stated))
+        rows.append(("How it was estimated", _energy_assumption(run)))
     return rows
+
+
+def _energy_assumption(run: Run) -> str:
+    stated = run.information.get("energy_assumption")
+    if isinstance(stated, str) and stated:
+        return stated
+    said = "nothing was metered: training time times an assumed power"
+    if not run.seconds:
+        return said
+    watts = run.figures["energy_joules_estimate"] / run.seconds
+    cores = _mapping(run.section("lineage"), "hardware").get("cores")
+    per_core = f", {watts / cores:.2g} W for each of {cores} busy cores" if is_number(cores) and cores > 0 else ""
+    return f"{said} of {watts:.3g} W{per_core}"
 
 
 def _cost_section(run: Run) -> Section | None:
@@ -301,6 +310,10 @@ def _curve_in_words(run: Run) -> str:
 def _created(run: Run) -> str:
     created = run.information.get("created")
     return created[:16].replace("T", " ") if isinstance(created, str) else ""
+
+
+def _steps(number: int) -> str:
+    return "1 step" if number == 1 else f"{number:,} steps"
 
 
 def _ended(status: str) -> str:

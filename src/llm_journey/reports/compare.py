@@ -1,0 +1,150 @@
+"""Runs beside each other: a table of their figures (best in each column marked) and their curves over each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_journey.core import files
+from llm_journey.core.config import parse_yaml
+from llm_journey.core.errors import BadInputError
+from llm_journey.reports import formatting, plots
+from llm_journey.reports.page import Block, Note, Page, Picture, Section, Table, render
+from llm_journey.reports.run_data import Run, is_number, read_run
+
+# key, heading, whether less is better (None: neither)
+_COLUMNS: tuple[tuple[str, str, bool | None], ...] = (
+    ("bits_per_byte", "bits per byte", True),
+    ("validation_loss", "validation loss", True),
+    ("perplexity", "perplexity", True),
+    ("parameters", "parameters", None),
+    ("tokens", "tokens", None),
+    ("seconds", "time", None),
+    ("tokens_per_second", "tokens/s", False),
+    ("mfu", "MFU", False),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compared runs: `rows` hold numbers for scripts (None: not measured), `html` is the page for people.
+
+    `differences` maps each recipe key in which the runs differ to its values, run by run.
+    """
+
+    rows: list[dict[str, Any]]
+    differences: dict[str, list[Any]]
+    table: tuple[list[str], list[list[str]]]  # headings, cells
+    html: str
+
+    def write(self, path: Path) -> Path:
+        """Write the page to a file, atomically."""
+        files.write_text(path, self.html)
+        return path
+
+    def _repr_html_(self) -> str:
+        """The page, for notebooks."""
+        return self.html
+
+
+def compare(run_directories: Sequence[Path]) -> Comparison:
+    """Compare two or more runs. Raises BadInputError for fewer, or where a folder is no run."""
+    if len(run_directories) < 2:
+        raise BadInputError("a comparison needs at least two runs; `journey runs list` shows them")
+    runs = [read_run(directory) for directory in run_directories]
+    rows = [_row(run) for run in runs]
+    head = ["run", *(heading for _, heading, _ in _COLUMNS)]
+    cells = [[row["name"], *(_cell(key, row[key]) for key, _, _ in _COLUMNS)] for row in rows]
+    differences = _recipe_differences(runs)
+    return Comparison(rows, differences, (head, cells), _page(runs, rows, head, cells, differences))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    figures = {**run.figures, **({} if run.seconds is None else {"seconds": run.seconds})}
+    return {
+        "name": run.name,
+        "path": str(run.directory),
+        "status": run.status,
+        **{key: figures.get(key) for key, _, _ in _COLUMNS},
+    }
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    match key:
+        case "bits_per_byte" | "validation_loss":
+            return f"{value:.3f}"
+        case "seconds":
+            return formatting.duration(value)
+        case "mfu":
+            return formatting.percent(value)
+        case "perplexity":
+            return formatting.significant(value)
+        case _:
+            return formatting.count(value)
+
+
+def _page(
+    runs: Sequence[Run],
+    rows: Sequence[dict[str, Any]],
+    head: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    differences: dict[str, list[Any]],
+) -> str:
+    marked = [_with_best_marked(rows, cells, index) for index in range(len(runs))]
+    blocks: list[Block] = [Table(head, marked), Note("● marks the best of a column.")]
+    curves: list[Block] = []
+    for key, by, title, label in (
+        ("validation_loss", "step", "Validation loss, nats a token", "step"),
+        ("loss", "tokens", "Training loss, nats a token (smoothed)", "tokens"),
+        ("loss", "seconds", "Training loss, nats a token (smoothed)", "seconds"),
+    ):
+        light, dark = plots.svg_pair(plots.overlay_picture(runs, key, by, title, label))
+        curves.append(Picture(light, dark, f"{title} by {label}, one curve for each of {len(runs)} runs"))
+    sections = [Section("figures", "Figures", blocks), Section("curves", "Curves", curves)]
+    if differences:
+        names = [run.name for run in runs]
+        table = Table(["key", *names], [[key, *map(str, values)] for key, values in differences.items()])
+        sections.append(Section("recipes", "Where the recipes differ", [table]))
+    known = [row for row in rows if row["bits_per_byte"] is not None]
+    best = min(known, key=lambda row: row["bits_per_byte"], default=None)
+    lead = (
+        f"{best['name']} needs the fewest bits per byte, {best['bits_per_byte']:.3f}." if best else "None is validated."
+    )
+    return render(Page(title=f"{len(runs)} runs compared", kicker="Comparison", lead=lead, sections=sections))
+
+
+def _with_best_marked(rows: Sequence[dict[str, Any]], cells: Sequence[Sequence[str]], index: int) -> list[str]:
+    marked = list(cells[index])
+    for column, (key, _, less_is_better) in enumerate(_COLUMNS, start=1):
+        values = [row[key] for row in rows if is_number(row[key])]
+        if less_is_better is None or len(values) < 2:
+            continue
+        if rows[index][key] == (min(values) if less_is_better else max(values)):
+            marked[column] = f"● {marked[column]}"
+    return marked
+
+
+def _recipe_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    flat = [_flattened(_recipe(run)) for run in runs]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe if key != "name")
+    values = {key: [recipe.get(key) for recipe in flat] for key in keys}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    try:
+        return parse_yaml(run.recipe, "recipe.yaml")
+    except BadInputError:
+        return {}
+
+
+def _flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat.update(_flattened(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
