@@ -1,6 +1,6 @@
 """Prepare a corpus: read, clean, judge, remove duplicates, split into training and validation text.
 
-Everything streams: memory holds the duplicates' index (32 bytes a document; 0.5 KB more with MinHash) and a hash per
+Everything streams: memory holds the duplicates' index (32 bytes a document; 1 KiB more with MinHash) and a hash per
 document, never the corpus. The prepared folder appears whole or not at all:
 
     train.jsonl.gz, validation.jsonl.gz   {"id", "text"} a line, in the order read
@@ -229,7 +229,7 @@ def _select(
             text = clean(document.text) if config.cleaning else _encodable(document.text)
             reason = _reason_to_drop(config, document, text, exact, near, stage)
             if reason:
-                rule = rule_of(reason).partition(" of ")[0]
+                rule = rule_of(reason)
                 samples[rule] += 1
                 if samples[rule] <= _SAMPLES_PER_REASON:
                     _write_row(dropped, id=document.identifier, reason=reason, text=text[:_SAMPLE_CHARACTERS])
@@ -269,10 +269,10 @@ def _reason_to_drop(
         return reason
     if exact is not None and (earlier := exact.add(document.identifier, text)) is not None:
         stage.duplicates += 1
-        return f"duplicate of {earlier}"
+        return f"duplicate (of {earlier})"
     if near is not None and (earlier := near.add(document.identifier, text)) is not None:
         stage.near_duplicates += 1
-        return f"near-duplicate of {earlier}"
+        return f"near-duplicate (of {earlier})"
     return ""
 
 

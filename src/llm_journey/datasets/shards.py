@@ -13,6 +13,7 @@ Raw numbers and JSON only; nothing here can run code when it is opened.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -49,7 +50,7 @@ def write_shards(
 
     Memory is bounded by one shard (2 or 4 bytes a token) and the offsets (8 bytes a document). `encode` gets about
     1 MB of text at a time. On an error nothing of the split is left behind. Raises BadInputError where there is no
-    document or where an id does not fit the vocabulary.
+    document or where an id does not fit the vocabulary, JourneyError where the disk is full or cannot be written.
     """
     if not 0 <= end_id < vocab_size or shard_tokens < 1:
         raise ValueError(f"end_id {end_id} must lie in a vocabulary of {vocab_size}; shard_tokens {shard_tokens} > 0")
@@ -58,8 +59,8 @@ def write_shards(
     num_bytes = 0
     offsets = [0]
     index_path = directory / f"{split}.json"
-    index_path.unlink(missing_ok=True)
     try:
+        index_path.unlink(missing_ok=True)
         for batch in _batches(texts):
             encoded = encode(batch)
             if len(encoded) != len(batch):
@@ -89,9 +90,15 @@ def write_shards(
         }
         index["fingerprint"] = files.sha256_json(index)
         files.write_json(index_path, index)
-    except BaseException:
-        index_path.unlink(missing_ok=True)
-        _remove_shards(directory, split, keep=())
+    except BaseException as error:
+        with suppress(OSError):  # what went wrong first is what the caller hears of
+            index_path.unlink(missing_ok=True)
+            _remove_shards(directory, split, keep=())
+        if isinstance(error, OSError):
+            raise JourneyError(
+                f"{directory}: the token shards cannot be written ({error.strerror or error}); "
+                "free disk space or choose another folder (JOURNEY_HOME)"
+            ) from None
         raise
     _remove_shards(directory, split, keep=[shard["file"] for shard in writer.shards])
 

@@ -42,8 +42,8 @@ def show_samples(directory: Path, *, count: int = 5, seed: int = 0, reason: str 
     kept = _draw_kept(directory, count, generator)
     dropped = _read_dropped(directory / "dropped.jsonl")
     if reason is not None:
-        known = {_rule(sample.reason) for sample in dropped}
-        dropped = [sample for sample in dropped if _rule(sample.reason) == reason]
+        known = {rule_of(sample.reason) for sample in dropped}
+        dropped = [sample for sample in dropped if rule_of(sample.reason) == reason]
         if not dropped:
             raise unknown_name("reason", reason, known)
     drawn = sorted(generator.sample(range(len(dropped)), min(count, len(dropped))))
@@ -69,7 +69,3 @@ def _read_dropped(path: Path) -> list[Sample]:
         return [Sample(row["id"], "dropped", row["reason"], row["text"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError):
         raise JourneyError(f"{path} is damaged or missing; delete the folder and prepare the data again") from None
-
-
-def _rule(reason: str) -> str:
-    return rule_of(reason).partition(" of ")[0]

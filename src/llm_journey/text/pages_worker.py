@@ -15,16 +15,17 @@ from typing import Any
 _MEMORY_BYTES = 4 << 30
 _MAX_DEPTH = 2000  # libxml2 silently stops at 2048; short of that the page was read whole
 _CHUNK = 1 << 16
-_CELL = "\x1f"  # stands between the cells of a row until lines are put together
+_LINE, _PARAGRAPH, _CELL = "\n", "\n\n", "\t"
 _DROPPED = frozenset(
     ["audio", "button", "canvas", "dialog", "embed", "footer", "head", "iframe", "math", "nav", "noscript", "object"]
 )
 _DROPPED |= {"script", "select", "style", "svg", "template", "textarea", "video"}
 _GAPS = {
-    **dict.fromkeys(["address", "article", "aside", "blockquote", "dl", "figure", "form", "header", "hr"], "\n\n"),
-    **dict.fromkeys(["h1", "h2", "h3", "h4", "h5", "h6", "main", "ol", "p", "pre", "section", "table", "ul"], "\n\n"),
-    **dict.fromkeys(["br", "caption", "dd", "div", "dt", "figcaption", "legend", "li", "option", "tr"], "\n"),
+    **dict.fromkeys(["address", "article", "aside", "blockquote", "dl", "figure", "form", "header", "hr"], _PARAGRAPH),
+    **dict.fromkeys(["h1", "h2", "h3", "h4", "h5", "h6", "main", "ol", "p", "pre", "section", "table"], _PARAGRAPH),
+    **dict.fromkeys(["caption", "dd", "div", "dt", "figcaption", "legend", "li", "option", "tr"], _LINE),
     **dict.fromkeys(["td", "th"], _CELL),
+    "ul": _PARAGRAPH,
 }
 _SPACES = re.compile(r"[ \t\r\n\f]+")
 _CHARSET = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]{1,40})""", re.IGNORECASE)
@@ -102,11 +103,10 @@ _KINDS = {"html": html_text, "pdf": pdf_text}
 
 
 def _gather(walk: Any) -> str:
-    parts: list[str] = []
-    depth = preformatted = 0
+    page = _Page()
+    depth = 0
     for event, element in walk:
         tag = element.tag if isinstance(element.tag, str) else "script"
-        gap = _GAPS.get(tag, "")
         if event == "start":
             depth += 1
             if depth > _MAX_DEPTH:
@@ -114,27 +114,43 @@ def _gather(walk: Any) -> str:
             if tag in _DROPPED:
                 walk.skip_subtree()
                 continue
-            preformatted += tag == "pre"
-            parts += [gap, _spaced(element.text, preformatted)]
+            page.preformatted += tag == "pre"
+            page.gap(tag)
+            page.add(element.text)
         else:
             depth -= 1
-            preformatted -= tag == "pre"
-            parts += [gap, _spaced(element.tail, preformatted)]
-    lines = [_tidy(line) for line in "".join(parts).split("\n")]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+            page.preformatted -= tag == "pre"
+            if tag != "br":
+                page.gap(tag)
+            page.add(element.tail)
+    return "\n".join(line.rstrip() for line in "".join(page.parts).split("\n")).strip()
 
 
-def _tidy(line: str) -> str:
-    """A line without the spaces that markup left at its ends (deeper indentation is code's), cells parted by tabs."""
-    if _CELL in line:
-        return "\t".join(cell.strip() for cell in line.split(_CELL) if cell.strip())
-    return line.strip() if line[:1] == " " and line[1:2] != " " else line.rstrip()
+class _Page:
+    """The text so far, and the widest gap that is due before the next words."""
 
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.preformatted = 0
+        self._due = ""
 
-def _spaced(text: str | None, preformatted: int) -> str:
-    if not text:
-        return ""
-    return text.replace("\r\n", "\n") if preformatted else _SPACES.sub(" ", text)
+    def gap(self, tag: str) -> None:
+        gap = _GAPS.get(tag, "")
+        if tag == "br":  # the second of two parts paragraphs
+            gap = _PARAGRAPH if self._due else _LINE
+        self._due = max(self._due, gap, key=("", _CELL, _LINE, _PARAGRAPH).index)
+
+    def add(self, text: str | None) -> None:
+        if not text:
+            return
+        text = text.replace("\r\n", "\n") if self.preformatted else _SPACES.sub(" ", text)
+        if self._due:
+            text = text.lstrip("\n") if self.preformatted else text.lstrip(" ")
+            if not text:
+                return
+            self.parts.append(self._due)
+            self._due = ""
+        self.parts.append(text)
 
 
 def _decode_html(data: bytes) -> str:

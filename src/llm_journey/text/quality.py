@@ -18,7 +18,7 @@ for English web pages; the defaults here are for any written text down to an enc
       10-grams, as shares of the characters
 
 Scripts that do not part words by spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) count one word a character and
-are spared the rules about word length and n-grams. Shares of lines are looked at from four lines on, and a phrase
+are spared the rules about words and n-grams. Shares of lines are looked at from four lines on, and a phrase
 fills a text only where it stands at least five times: in short texts two occurrences make a share already. A long
 document is judged by its first 100,000 characters.
 """
@@ -92,8 +92,7 @@ def judge(text: str, config: QualityConfig) -> tuple[bool, str]:
     spaced = num_words == len(words)
     reason = (
         (f"too short ({num_words} words)" if num_words < config.min_words else "")
-        or (_word_shape(words, config) if spaced else "")
-        or _letters(words, config)
+        or (_word_shape(words, config) or _letters(words, config) if spaced else "")
         or _symbols(text, num_words, config)
         or _placeholder(text, config)
         or _lines(text, config)

@@ -92,10 +92,10 @@ def read_parquet(path: Path, counts: RowCounts, limits: Limits) -> Iterator[tupl
     except ImportError:
         raise Unreadable("reading .parquet needs pyarrow: pip install 'llm-journey[data]'") from None
     try:
-        # Dictionary columns keep a value that is repeated a million times in memory once.
-        file = parquet.ParquetFile(path, memory_map=True, read_dictionary=[counts.text_key])
-        with closing(file):
+        with closing(parquet.ParquetFile(path, memory_map=True)) as file:
             _check_column(file, counts.text_key, path.stat().st_size, limits)
+        # Dictionary columns keep a value that is repeated a million times in memory once.
+        with closing(parquet.ParquetFile(path, memory_map=True, read_dictionary=[counts.text_key])) as file:
             number = total = 0
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=[counts.text_key]):
                 for value in batch.column(0):
@@ -115,7 +115,7 @@ def _check_column(file: Any, key: str, file_bytes: int, limits: Limits) -> None:
         keys = ", ".join(schema.names[:_MAX_KEYS_NAMED])
         raise Unreadable(f"no column {key!r}; columns that are there: {keys} (choose one with text_key)")
     kind = str(schema.field(key).type)
-    if "string" not in kind:
+    if not kind.removeprefix("dictionary<values=").removeprefix("large_").startswith("string"):
         raise Unreadable(f"column {key!r} holds {kind}, not text (choose another with text_key)")
     column = [str(name) for name in schema.names].index(key)
     if file.metadata.num_columns != len(schema.names):
