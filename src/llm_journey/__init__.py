@@ -1,1 +1,57 @@
-"""LLM Journey: from raw text to a language model you trained, measured and put to work."""
+"""LLM Journey: from raw text to a language model you trained, measured and put to work.
+
+    import llm_journey
+
+    run = llm_journey.train("quickstart", overrides=["training.seconds=30"])
+    print(run.figures["bits_per_byte"], run.report)
+    model = llm_journey.load(run.name)
+    print(model.generate("The city of"))
+
+Importing this package loads nothing heavy; torch comes with the first call.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_journey.app.language_model import LanguageModel
+    from llm_journey.app.runs import TrainedRun
+    from llm_journey.training.observer import Observer
+    from llm_journey.training.recipe import Recipe
+
+__all__ = ["load", "train"]
+
+
+def load(model: str | Path) -> "LanguageModel":
+    """A model to generate and chat with.
+
+    model: a run's name (`journey runs list`), a catalog model (`journey models list`), or a folder in Hugging Face
+    layout. Returns an object with `generate(text)`, `chat(messages)`, `stream(text)` and `tokenizer`; a notebook shows
+    it as a table. Raises llm_journey.core.errors.BadInputError where nothing can be opened under that name.
+    """
+    from llm_journey.app.language_model import open_model
+
+    return open_model(str(model))
+
+
+def train(
+    recipe: "str | Path | Recipe",
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    resume: bool = False,
+    observer: "Observer | None" = None,
+) -> "TrainedRun":
+    """Train a tokenizer and a model by a recipe, measure them, write the report; returns the run.
+
+    recipe: a shipped recipe's name ("quickstart"), a YAML file, a run (its own recipe again), or a Recipe.
+    overrides: assignments such as "training.seconds=30". name: the run's name (default: the recipe's; where that is
+    taken, with a number behind it). resume: go on with the run of that name. observer: told of every step.
+    Returns an object with `figures`, `baselines`, `report` (path of the HTML report) and `model()`; a notebook shows
+    the report's main figures. Raises BadInputError for a recipe that is wrong, JourneyError where training fails; on
+    Ctrl-C the run is saved and returned with status "interrupted".
+    """
+    from llm_journey.app.training import train_and_measure
+
+    return train_and_measure(recipe, overrides=overrides, name=name, resume=resume, observer=observer)

@@ -1,0 +1,182 @@
+"""What follows training: baselines on the same text, the export's certificate, the model card, the report.
+
+The model lies saved on disk before any of this begins (nanochat#446: a finished run was lost because evaluating it ran
+out of memory). A measurement that fails is noted in the run with its reason; the others still happen.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_journey.app.runs import TrainedRun
+from llm_journey.app.training import describe_error
+from llm_journey.core import files
+from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.training.observer import Observer
+from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
+from llm_journey.training.run_folder import RunFolder
+
+# Largest logit difference to transformers in float32 that an export may show.
+LOGIT_BOUND = 1e-4
+_NEEDS_TRANSFORMERS = "transformers is missing; pip install 'llm-journey[hf]', then journey report RUN --measure"
+# The catalog's words for a licence -> the identifier that a model card carries.
+_LICENCES = {
+    "CC BY-SA 4.0": "cc-by-sa-4.0",
+    "CC BY-SA 3.0": "cc-by-sa-3.0",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "MIT": "mit",
+    "Apache-2.0": "apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a measurement works on. All changes of run.json go through `folder`."""
+
+    folder: RunFolder
+    recipe: Recipe
+    observer: Observer
+
+    @property
+    def shards(self) -> Path:
+        return Path(self._path("shards"))
+
+    @property
+    def prepared(self) -> Path:
+        return Path(self._path("prepared"))
+
+    def _path(self, name: str) -> str:
+        paths = self.folder.information.get("paths")
+        if not isinstance(paths, dict) or name not in paths:
+            raise BadInputError(f"{self.folder.directory}: run.json names no prepared data; train the run again")
+        return str(paths[name])
+
+
+def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]:
+    """Do every measurement of a trained run and write its report; returns those that failed, with their reasons."""
+    material = _Material(RunFolder.open(run.directory), load_recipe(run.directory), observer or Observer())
+    failures: dict[str, str] = {}
+    for name, work in _MEASUREMENTS.items():
+        material.observer.stage(name)
+        try:
+            work(material)
+        except Exception as error:  # whatever fails here, the trained model is worth more
+            failures[name] = describe_error(error)
+            material.observer.message(f"{name} failed: {failures[name]}")
+        material.folder.update(failures=failures)
+    if failures:
+        material.observer.message(f"the model is saved; measure again with: journey report {run.name} --measure")
+    return failures
+
+
+def _compare_with_baselines(material: _Material) -> None:
+    from llm_journey.datasets.shards import TokenShards
+    from llm_journey.evaluation.baselines import measure as measure_baselines
+
+    shards = [TokenShards.open(material.shards, split) for split in ("train", "validation")]
+    material.folder.update(baselines=measure_baselines(material.prepared, *shards))
+
+
+def _certify_export(material: _Material) -> None:
+    """Open the saved folder with transformers and note the largest logit difference. Raises over the bound."""
+    from llm_journey.checkpoint.families import family_of
+    from llm_journey.checkpoint.model_folder import load_state
+    from llm_journey.checkpoint.verify import compare_with_transformers
+    from llm_journey.datasets.shards import TokenShards
+
+    config, _ = load_state(material.folder.model)
+    if family_of(config) is None:
+        material.observer.message("the model's choices fit no family of transformers, so there is nothing to compare")
+        return
+    if importlib.util.find_spec("transformers") is None:
+        material.observer.message(f"not compared: {_NEEDS_TRANSFORMERS}")
+        return
+    validation = TokenShards.open(material.shards, "validation")
+    ids = validation.read(0, min(config.context, validation.num_tokens)).tolist()
+    difference = compare_with_transformers(material.folder.model, ids)
+    material.folder.update(figures={"logit_difference": difference})
+    material.observer.message(f"opened with transformers: the largest logit difference is {difference:.1e}")
+    if difference > LOGIT_BOUND:
+        raise JourneyError(
+            f"the logits differ by {difference:.1e} from transformers', over the bound {LOGIT_BOUND:.0e}"
+        )
+
+
+def _write_card(material: _Material) -> None:
+    """README.md and recipe.yaml into the model's folder. A card without the export's certificate is not written."""
+    from llm_journey.checkpoint.card import model_card
+    from llm_journey.checkpoint.families import family_of
+
+    folder = material.folder
+    certified = folder.information["figures"].get("logit_difference") is not None
+    if not certified and family_of(material.recipe.model) is not None:
+        material.observer.message(f"no model card without the comparison: {_NEEDS_TRANSFORMERS}")
+        return
+    recipe = (folder.directory / RECIPE_FILE).read_bytes()
+    files.write_bytes(folder.model / RECIPE_FILE, recipe)
+    files.write_text(folder.model / "README.md", model_card(_facts(material)))
+
+
+def _facts(material: _Material) -> Any:
+    from llm_journey.checkpoint.card import CardFacts
+    from llm_journey.reports.plots import baseline_label
+
+    information, recipe = material.folder.information, material.recipe
+    figures: dict[str, Any] = information.get("figures", {})
+    baselines: dict[str, float] = information.get("baselines", {})
+    data, data_licence, licence = _data_in_words(recipe.data.source)
+    report = files.read_json(material.folder.directory / "preparation.json")
+    return CardFacts(
+        name=material.folder.directory.name,
+        architecture=_architecture(recipe),
+        data=data,
+        data_licence=data_licence,
+        licence=licence,
+        parameters=figures.get("parameters") or 0,
+        context=recipe.model.context,
+        tokens_seen=figures.get("tokens") or 0,
+        bits_per_byte=figures.get("bits_per_byte") or 0.0,
+        held_out=f"{report['validation_documents']:,} held-out documents of the same source, never trained on",
+        baselines={baseline_label(name): value for name, value in baselines.items()},
+        logit_difference=figures.get("logit_difference"),
+        command="journey train recipe.yaml  # the recipe.yaml beside this file",
+        limits=(
+            "A small base model: it continues text, follows no instructions, and states falsehoods fluently.",
+            "It knows only what stands in its training text, and shares that text's language and slant.",
+            "Not for decisions about people, nor for facts that nobody checks.",
+        ),
+    )
+
+
+def _architecture(recipe: Recipe) -> str:
+    model = recipe.model
+    return (
+        f"A decoder-only transformer: {model.num_layers} layers, {model.width} wide, {model.num_heads} heads "
+        f"({model.num_kv_heads} for keys and values), {model.norm}, {model.positions} positions, {model.mlp} blocks"
+    )
+
+
+def _data_in_words(source: str) -> tuple[str, str, str]:
+    """(what the data is, its licence, the identifier for the weights)."""
+    from llm_journey.datasets.catalog import CATALOG
+
+    if source in CATALOG:
+        entry = CATALOG[source]
+        return f"Trained on {entry.title}", entry.licence, _LICENCES.get(entry.licence, "other")
+    return f"Trained on the text in `{Path(source).name}`", "not stated by its owner", "other"
+
+
+def _report(material: _Material) -> None:
+    from llm_journey.reports.run_report import write_report
+
+    write_report(material.folder.directory)
+
+
+_MEASUREMENTS: dict[str, Callable[[_Material], None]] = {
+    "comparing with the baselines": _compare_with_baselines,
+    "opening the model with transformers": _certify_export,
+    "writing the model card": _write_card,
+    "writing the report": _report,
+}

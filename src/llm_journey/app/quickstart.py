@@ -1,0 +1,117 @@
+"""The main job in one go: from the pulled corpus to a measured model, with the time of each stage."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_journey.app.runs import MODEL_FOLDER, TrainedRun
+from llm_journey.app.training import train_and_measure
+from llm_journey.training.observer import Observer
+from llm_journey.training.recipe import load_recipe
+
+RECIPE = "quickstart"
+_PROMPTS_SHOWN = 3
+
+
+class StageTimes(Observer):
+    """Passes everything on to another observer, and keeps how long each stage took."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._started = self._since = time.monotonic()
+        self._name = ""
+        self._seconds: dict[str, float] = {}
+
+    def stage(self, name: str) -> None:
+        self._close()
+        self._name = name
+        self._observer.stage(name)
+
+    def message(self, text: str) -> None:
+        self._observer.message(text)
+
+    def progress(self, done: float, total: float | None, unit: str) -> None:
+        self._observer.progress(done, total, unit)
+
+    def step(self, row: dict[str, Any]) -> None:
+        self._observer.step(row)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        self._observer.validation(row)
+
+    def sample(self, row: dict[str, Any]) -> None:
+        self._observer.sample(row)
+
+    def finish(self) -> dict[str, float]:
+        """Seconds of each stage so far, in their order."""
+        self._close()
+        self._name = ""
+        return dict(self._seconds)
+
+    def _close(self) -> None:
+        now = time.monotonic()
+        if self._name:
+            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._since
+        self._since = now
+
+    @property
+    def total(self) -> float:
+        """Seconds since this was made."""
+        return time.monotonic() - self._started
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a quickstart made. samples: (prompt, continuation) pairs; stages: seconds each; seconds: of the whole."""
+
+    run: TrainedRun
+    stages: dict[str, float]
+    seconds: float
+    samples: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def next_commands(self) -> list[tuple[str, str]]:
+        """(what for, command) of what a person may do with the run now."""
+        name = self.run.name
+        return [
+            ("write with your model", f'journey generate {name} "The city of"'),
+            ("train a better one, 30 minutes", "journey train small"),
+            ("train on your own text", "journey train quickstart --set data.source=PATH --name mine"),
+            ("read the recipe of this run", "journey runs show " + name),
+            ("see what was kept and dropped", f"journey data show {name}"),
+        ]
+
+    def beaten(self) -> list[str]:
+        """Names of the baselines whose bits per byte lie above the model's."""
+        bits = self.run.figures.get("bits_per_byte")
+        return [name for name, value in self.run.baselines.items() if bits is not None and value > bits]
+
+    def describe(self) -> dict[str, Any]:
+        """The summary as JSON values."""
+        return {
+            **self.run.describe(),
+            "model": str(self.run.directory / MODEL_FOLDER),
+            "beaten": self.beaten(),
+            "failures": self.run.failures,
+            "samples": [{"prompt": prompt, "text": text} for prompt, text in self.samples],
+            "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
+            "seconds": round(self.seconds, 3),
+            "next": [command for _, command in self.next_commands],
+        }
+
+
+def run_quickstart(*, name: str | None = None, overrides: Sequence[str] = (), observer: Observer) -> Summary:
+    """Pull, prepare, train and measure by the `quickstart` recipe, then let the model write.
+
+    Raises what `train_and_measure` raises; the summary of an interrupted run has no samples.
+    """
+    times = StageTimes(observer)
+    run = train_and_measure(RECIPE, overrides=overrides, name=name, observer=times)
+    samples = []
+    if run.status == "finished":
+        times.stage("writing samples")
+        prompts = load_recipe(run.directory).training.sample_prompts[:_PROMPTS_SHOWN]
+        model = run.model() if prompts else None
+        samples = [(text, model.generate(text, seed=0, max_new_tokens=60)) for text in prompts if model]
+    return Summary(run, times.finish(), times.total, samples)

@@ -1,0 +1,124 @@
+"""A whole run: find the recipe, bring the data, train, then measure what came of it. One process works on a run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_journey.app.recipes import find_recipe
+from llm_journey.app.runs import MODEL_FOLDER, TrainedRun, find_run, new_run_directory, working_on
+from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.paths import inside, runs_dir
+from llm_journey.training.observer import Observer
+from llm_journey.training.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from llm_journey.model.decoder import Decoder
+    from llm_journey.tokenizer import Tokenizer
+
+_SAMPLE_TOKENS = 60
+
+
+def train_and_measure(
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> TrainedRun:
+    """Train by a recipe, then compare with the baselines, certify the export, fill the card and write the report.
+
+    See `llm_journey.train` for the arguments. What fails after training is noted in the run (`failures`): the model
+    has been saved before. Raises BadInputError and JourneyError for what fails earlier.
+    """
+    observer = observer or Observer()
+    chosen, directory = _resumed(recipe, overrides, name) if resume else _new(recipe, overrides, name)
+    with working_on(directory):
+        run = _train(chosen, directory, resume, observer)
+        if run.status == "finished":
+            from llm_journey.app.measure import measure
+
+            measure(run, observer)
+    return run
+
+
+def pull_source(source: str, observer: Observer) -> None:
+    """Bring a catalog source to this machine, with progress, unless it is here; other sources are left alone."""
+    from llm_journey.datasets.catalog import CATALOG, locate
+    from llm_journey.datasets.pull import Progress, pull
+
+    if source not in CATALOG or locate(CATALOG[source]) is not None:
+        return
+    observer.stage(f"pulling {source}")
+
+    def on_progress(progress: Progress) -> None:
+        if progress.total:
+            observer.progress(progress.done, progress.total, "bytes")
+        if progress.action.startswith(("pulling from", "failed", "waiting")):
+            observer.message(f"{progress.name}: {progress.action}")
+
+    pull(source, on_progress=on_progress)
+
+
+def write_sample(decoder: "Decoder", tokenizer: "Tokenizer", prompt: str) -> str:
+    """What the model writes after `prompt`; the same draws each time, so that samples of a run can be compared."""
+    from llm_journey.app.language_model import LanguageModel
+
+    stop_ids = frozenset({tokenizer.end_id})
+    model = LanguageModel("sample", Path(), decoder, tokenizer, stop_ids=stop_ids)
+    return model.generate(prompt, seed=0, max_new_tokens=_SAMPLE_TOKENS)
+
+
+def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) -> TrainedRun:
+    from llm_journey.training.run import train
+
+    pull_source(recipe.data.source, observer)
+    run = TrainedRun(directory)
+    try:
+        train(recipe, directory, resume=resume, observer=observer, sampler=write_sample)
+    except Exception as error:
+        if (directory / MODEL_FOLDER / "config.json").is_file():
+            raise JourneyError(
+                f"the model is trained and saved in {directory / MODEL_FOLDER}, but validating it failed "
+                f"({describe_error(error)}); try again with: journey train {directory.name} --resume"
+            ) from error
+        raise
+    return run
+
+
+def describe_error(error: BaseException) -> str:
+    """An error as one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, JourneyError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _new(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None) -> tuple[Recipe, Path]:
+    """The recipe under the name of its new run, and the folder of that run."""
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise BadInputError("overrides go with a recipe's name or file; change a Recipe by dataclasses.replace")
+        chosen = recipe
+    else:
+        chosen = find_recipe(str(recipe), overrides)
+    if name is None:
+        return chosen, new_run_directory(chosen.name)
+    try:
+        named = replace(chosen, name=name)
+    except ValueError as error:
+        raise BadInputError(f"--name {name!r}: {error}") from None
+    directory = inside(runs_dir(), name)
+    if directory.exists():
+        raise BadInputError(f"there is a run called {name!r} already; choose another --name, or go on with --resume")
+    return named, directory
+
+
+def _resumed(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None) -> tuple[Recipe, Path]:
+    """The run to go on with, by `name`, else by what `recipe` names; its own recipe with the overrides."""
+    wanted = name or (recipe.name if isinstance(recipe, Recipe) else str(recipe))
+    if name is None and Path(wanted).suffix in {".yaml", ".yml"}:
+        wanted = find_recipe(wanted).name
+    directory = find_run(wanted).directory
+    return load_recipe(directory, overrides), directory
