@@ -131,6 +131,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(BadInputError, match=r"model\.safetensors: no such file"):
         load_model(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(BadInputError, match="split into several files"):
+        load_model(tmp_path / "model")
     (tmp_path / "model" / "config.json").unlink()
     with pytest.raises(BadInputError, match=r"config\.json: no such file"):
         load_model(tmp_path / "model")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_journey.checkpoint.shapes import check_shapes, parameter_shapes
@@ -30,6 +30,7 @@ configs = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(configs)
 def test_every_shape_is_the_decoders(config: TransformerConfig) -> None:
     with torch.device("meta"):

@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=15)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data())
 def test_cached_equals_uncached(name: str, data: st.DataObject) -> None:
     """Any cut of a sequence into pieces, any batch: the logits after each piece are those of one pass."""
@@ -84,7 +84,9 @@ def test_stop_ids_end_where_transformers_ends(tmp_path: Path) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     config = SamplingConfig(temperature=0, max_new_tokens=25)
     stop = list(generate(model, [4, 8], config))[5]
-    expected = theirs.generate(torch.tensor([[4, 8]]), max_new_tokens=25, do_sample=False, eos_token_id=stop, pad_token_id=0)
+    expected = theirs.generate(
+        torch.tensor([[4, 8]]), max_new_tokens=25, do_sample=False, eos_token_id=stop, pad_token_id=0
+    )
     generation = generate(model, [4, 8], config, stop_ids=[stop])
     assert [*generation, stop] == expected[0, 2:].tolist()
     assert generation.finish_reason == "stop"

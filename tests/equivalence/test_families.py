@@ -32,7 +32,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 untied, one layer": ("qwen3", QWEN3 | {"tied_embeddings": False, "num_layers": 1, "num_kv_heads": 1}),
     "qwen3 window": ("qwen3", QWEN3 | {"sliding_window": 5, "num_layers": 3}),
     "qwen3 window of one": ("qwen3", QWEN3 | {"sliding_window": 1}),
-    "qwen3 larger": ("qwen3", QWEN3 | {"width": 96, "num_heads": 8, "num_kv_heads": 2, "num_layers": 6, "context": 160}),
+    "qwen3 larger": (
+        "qwen3",
+        QWEN3 | {"width": 96, "num_heads": 8, "num_kv_heads": 2, "num_layers": 6, "context": 160},
+    ),
 }
 
 

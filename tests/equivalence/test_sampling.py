@@ -23,28 +23,32 @@ def logits(draw: st.DrawFn, vocabulary: int = 12) -> Tensor:
 ids_before = st.lists(st.integers(0, 11), min_size=1, max_size=6).map(lambda row: torch.tensor([row, row[::-1]]))
 
 
+@settings(deadline=None)
 @given(logits(), ids_before, st.floats(0.1, 10))
 def test_repetition_penalty(logits_bv: Tensor, ids_bt: Tensor, penalty: float) -> None:
     expected_bv = theirs.RepetitionPenaltyLogitsProcessor(penalty)(ids_bt, logits_bv.clone())
     assert torch.equal(sampling.penalise_repetition(logits_bv, ids_bt, penalty), expected_bv)
 
 
+@settings(deadline=None)
 @given(logits(), ids_before, st.integers(1, 20))
 def test_top_k(logits_bv: Tensor, ids_bt: Tensor, k: int) -> None:
     assert torch.equal(sampling.keep_top_k(logits_bv, k), theirs.TopKLogitsWarper(k)(ids_bt, logits_bv))
 
 
+@settings(deadline=None)
 @given(logits(), ids_before, st.floats(0.01, 0.99))
 def test_top_p(logits_bv: Tensor, ids_bt: Tensor, p: float) -> None:
     assert torch.equal(sampling.keep_top_p(logits_bv, p), theirs.TopPLogitsWarper(p)(ids_bt, logits_bv))
 
 
+@settings(deadline=None)
 @given(logits(), ids_before, st.floats(0.0, 1.0))
 def test_min_p(logits_bv: Tensor, ids_bt: Tensor, p: float) -> None:
     assert torch.equal(sampling.keep_min_p(logits_bv, p), theirs.MinPLogitsWarper(p)(ids_bt, logits_bv))
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(
     logits_bv=logits(),
     ids_bt=ids_before,

@@ -55,6 +55,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         refuse_pickles(path.parent)
+        if path.with_name(f"{path.name}.index.json").is_file():
+            raise BadInputError(f"{path.parent}: its weights are split into several files; save them again as one")
         raise BadInputError(f"{path}: no such file; a model folder holds its weights as {path.name}")
     try:
         with safe_open(path, framework="pt") as file:

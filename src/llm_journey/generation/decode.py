@@ -35,20 +35,23 @@ class Generation(Iterator[int]):
         self.finish_reason: FinishReason | None = None
         self.prompt_length = len(ids)
         self._model, self._config, self._stop_ids, self._on_token = model, config, frozenset(stop_ids), on_token
-        self._ids = list(ids)
         self._last = min(model.config.context, len(ids) + config.max_new_tokens)
         weight = model.embed.weight
+        self._ids_bt = torch.zeros(1, self._last, dtype=torch.long, device=weight.device)
+        self._ids_bt[0, : len(ids)] = torch.tensor(ids)
+        self._length = len(ids)
         self._cache = KVCache(model.config, batch=1, capacity=self._last, dtype=weight.dtype, device=weight.device)
         self._generator = make_generator(config, weight.device)
 
     @property
     def new_ids(self) -> list[int]:
         """The ids generated so far."""
-        return self._ids[self.prompt_length :]
+        new_ids: list[int] = self._ids_bt[0, self.prompt_length : self._length].tolist()
+        return new_ids
 
     def __next__(self) -> int:
-        if self.finish_reason is None and len(self._ids) >= self._last:
-            limit_reached = len(self._ids) - self.prompt_length >= self._config.max_new_tokens
+        if self.finish_reason is None and self._length >= self._last:
+            limit_reached = self._length - self.prompt_length >= self._config.max_new_tokens
             self.finish_reason = "length" if limit_reached else "context"
         if self.finish_reason is not None:
             raise StopIteration
@@ -56,16 +59,17 @@ class Generation(Iterator[int]):
         if token in self._stop_ids:
             self.finish_reason = "stop"
             raise StopIteration
-        self._ids.append(token)
+        self._ids_bt[0, self._length] = token
+        self._length += 1
         if self._on_token is not None:
             self._on_token(token)
         return token
 
     @torch.inference_mode()
     def _next_token(self) -> int:
-        unread = self._ids[self._cache.length :]
-        logits_bv = next_logits(self._model, torch.tensor([unread], device=self._model.device), self._cache)
-        return int(sample(logits_bv, torch.tensor([self._ids], device=logits_bv.device), self._config, self._generator))
+        ids_bt = self._ids_bt[:, : self._length]
+        logits_bv = next_logits(self._model, ids_bt[:, self._cache.length :], self._cache)
+        return int(sample(logits_bv, ids_bt, self._config, self._generator))
 
 
 def generate(

@@ -45,9 +45,3 @@ class KVCache:
         if layer_index == len(self.keys_lbkce) - 1:
             self._length = stop
         return keys_bkce[:, :, :stop], values_bkce[:, :, :stop]
-
-    def truncate(self, length: int) -> None:
-        """Forget every position from `length` on."""
-        if not 0 <= length <= self._length:
-            raise ValueError(f"cannot cut a cache of {self._length} positions to {length}")
-        self._length = length
