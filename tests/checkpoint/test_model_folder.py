@@ -82,6 +82,8 @@ def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load_model(tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), before)
+    fresh = small_decoder(**QWEN3).embed.weight.detach().clone().normal_()
+    assert float(fresh.std()) > 0.5  # drawing works again afterwards
 
 
 def test_saving_replaces_a_model_but_never_other_files(tmp_path: Path) -> None:

@@ -172,9 +172,9 @@ def test_incident_5_kill_at_a_hundred_random_moments(tmp_path: Path) -> None:
 
 
 def test_incident_5_kill_at_every_write_fsync_and_rename(tmp_path: Path) -> None:
-    """In the two situations with the most calls: one where a step is dropped, one where a step is replaced."""
-    (kills,) = _run_faults("every", tmp_path, 2)
-    assert kills >= 50
+    """In the hardest situation: a step is saved again, so that for a moment its name stands for nothing."""
+    (kills,) = _run_faults("every", tmp_path, 3)
+    assert kills >= 30
 
 
 @pytest.mark.full

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from llm_journey.checkpoint import families, tensor_files
 from llm_journey.checkpoint.shapes import MAX_CONTEXT, check_depth, check_shapes, parameter_shapes
@@ -116,10 +116,20 @@ def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
 
 def build(config: TransformerConfig, state: Mapping[str, Tensor]) -> Decoder:
     """A float32 Decoder in evaluation mode that holds `state`; torch's global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with _NoDraws():
         model = Decoder(config)
     model.load_state_dict(state)
     return model.eval()
+
+
+class _NoDraws(TorchFunctionMode):
+    """While inside, no initial weights are drawn: every one of them is about to be overwritten."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def _own_config(config: TransformerConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
