@@ -45,7 +45,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, label_smoothing: float, chunk: int
     ) -> Tensor:
         count = (targets_n != IGNORED).sum().clamp(min=1)
-        hidden_grad_nd = torch.empty_like(hidden_nd)
+        # Under autocast hidden may be narrower than the weights; gradients are summed in the weights' type.
+        hidden_grad_nd = torch.empty_like(hidden_nd, dtype=weight_vd.dtype)
         weight_grad_vd = torch.zeros_like(weight_vd)
         total = torch.zeros((), dtype=torch.float32, device=hidden_nd.device)
         off_target = label_smoothing / weight_vd.shape[0]
@@ -64,9 +65,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradient_cv.sub_(off_target)
             gradient_cv.scatter_add_(1, index_c1, gradient_cv.new_full(index_c1.shape, label_smoothing - 1))
             gradient_cv.mul_(counts_c1 / count)
-            gradient_cv = gradient_cv.to(hidden_nd.dtype)
+            gradient_cv = gradient_cv.to(weight_vd.dtype)
             torch.mm(gradient_cv, weight_vd, out=hidden_grad_nd[start : start + chunk])
-            weight_grad_vd.addmm_(gradient_cv.T, hidden_cd)
+            weight_grad_vd.addmm_(gradient_cv.T, hidden_cd.to(weight_vd.dtype))
         ctx.save_for_backward(hidden_grad_nd, weight_grad_vd)
         return total / count
 

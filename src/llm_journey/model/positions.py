@@ -31,5 +31,6 @@ def apply_rotary(x_bthe: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _angles(num_positions: int, width: int, theta: float) -> Tensor:
-    frequencies = theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+    # 1 / theta^x and theta^-x differ in the last bit; the former makes the tables equal transformers' bit for bit.
+    frequencies = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
     return torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
