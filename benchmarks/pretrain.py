@@ -1,0 +1,285 @@
+"""Pretraining side by side with nanoGPT's CPU recipe on its own data, in one run.
+
+    git clone https://github.com/karpathy/nanoGPT
+    python benchmarks/pretrain.py --nanogpt nanoGPT --text tinyshakespeare/input.txt
+
+Two questions. "quality": in how much of nanoGPT's training time does our recipe, with no more parameters, reach the
+validation loss that nanoGPT ends with? "speed": at the very same architecture and batch, how do tokens per second
+compare? Both models are scored alike: the whole validation split (the last 10% of the text) in consecutive windows of
+the model's own context, every character a target once. nanoGPT's clock counts its iterations only, an iteration that
+also evaluates at the median of the others; ours counts steps only, compilation included where it is used.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_journey.core import ledger
+from llm_journey.core.config import dump
+from llm_journey.datasets.shards import TokenShards, write_shards
+from llm_journey.model.cost import count_parameters
+from llm_journey.model.decoder import Decoder
+from llm_journey.training.precision import Precision
+from llm_journey.training.recipe import Recipe, recipe_from
+from llm_journey.training.trainer import Trainer
+
+HERE = Path(__file__).resolve().parent
+ITERATION = re.compile(r"^iter (\d+): loss [\d.naninf]+, time ([\d.]+)ms", re.MULTILINE)
+# The CPU recipe of nanoGPT's README, save that every iteration is timed.
+NANOGPT_ARGUMENTS = [
+    *("config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1"),
+    *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
+    *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
+]
+OURS: dict[str, Any] = {
+    "model": {
+        "width": 128,
+        "num_layers": 4,
+        "num_heads": 4,
+        "context": 256,
+        "qk_norm": True,
+        "tied_embeddings": False,
+        "mlp_width": 320,
+    },
+    "training": {
+        "batch_size": 4,
+        "tokens": 300_000,
+        "order": "windows",
+        "optimizer": {"learning_rate": 3e-3, "embedding_learning_rate": 0.03, "muon_learning_rate": 0.02},
+        "schedule": {"name": "wsd", "warmup": 0.02, "decay": 0.6},
+    },
+}
+SAME: dict[str, Any] = {
+    "model": {
+        "width": 128,
+        "num_layers": 4,
+        "num_heads": 4,
+        "context": 64,
+        "norm": "layernorm",
+        "norm_epsilon": 1e-5,
+        "positions": "learned",
+        "mlp": "gelu",
+        "tied_embeddings": True,
+    },
+    "training": {
+        "batch_size": 12,
+        "steps": 300,
+        "order": "windows",
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.99]},
+        "schedule": {"name": "cosine", "warmup": 0.05, "decay": 0.0, "final": 0.1},
+    },
+}
+
+
+def main() -> None:
+    """Run both parts, print the ratios, append ledger rows when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT")
+    parser.add_argument("--text", type=Path, required=True, help="tinyshakespeare's input.txt")
+    parser.add_argument("--part", choices=("quality", "speed", "all"), default="all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--append", action="store_true", help="append rows to benchmarks/ledger.jsonl")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    command = "python benchmarks/pretrain.py " + " ".join(sys.argv[1:])
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        shards, validation, vocab_size = character_data(options.text, Path(temporary) / "shards")
+        if options.part in ("quality", "all"):
+            rows += quality(options, Path(temporary), shards, validation, vocab_size, command)
+        if options.part in ("speed", "all"):
+            rows += speed(options, Path(temporary), shards, vocab_size, command)
+    if options.append:
+        ledger.append(HERE / "ledger.jsonl", rows)
+    for row in rows:
+        if options.json:
+            print(json.dumps(row))
+        else:
+            spread = f"  ({row['spread'][0]:.4g} to {row['spread'][1]:.4g}, n={row['n']})" if row["spread"] else ""
+            print(f"{row['arm']:32} {row['metric']:28} {row['value']:.4f} {row['unit']}{spread}")
+
+
+def quality(
+    options: argparse.Namespace,
+    temporary: Path,
+    shards: TokenShards,
+    validation: np.ndarray,
+    vocab_size: int,
+    command: str,
+) -> list[dict[str, Any]]:
+    """Final losses and training seconds, alternated."""
+    recipe = make_recipe(OURS, vocab_size)
+    results: dict[str, list[tuple[float, float]]] = {"nanogpt": [], "ours": []}
+    parameters = 0
+    for number in range(options.repeats):
+        peer = run_nanogpt(options.nanogpt, options.text, temporary, NANOGPT_ARGUMENTS)
+        parameters = peer["parameters"]
+        results["nanogpt"].append((peer["validation_loss"], peer["training_seconds"]))
+        results["ours"].append(train_ours(recipe, shards, validation, seed=number))
+        say(f"quality {number + 1}/{options.repeats}: nanoGPT {results['nanogpt'][-1]}, ours {results['ours'][-1]}")
+    assert count_parameters(recipe.model).total <= parameters, "our recipe must not have more parameters"
+    make = row_maker("pretrain-quality", recipe, command, options.repeats)
+    ratios = [ours[1] / peer[1] for ours, peer in zip(results["ours"], results["nanogpt"], strict=True)]
+    return [
+        *(make(arm, "validation loss", [loss for loss, _ in found], "nats/char") for arm, found in results.items()),
+        *(make(arm, "training time", [seconds for _, seconds in found], "s") for arm, found in results.items()),
+        make("ours / nanogpt", "training time", ratios, "ratio"),
+        make("ours", "parameters / nanogpt's", [count_parameters(recipe.model).total / parameters], "ratio"),
+    ]
+
+
+def speed(
+    options: argparse.Namespace, temporary: Path, shards: TokenShards, vocab_size: int, command: str
+) -> list[dict[str, Any]]:
+    """Tokens per second at nanoGPT's own architecture and batch, alternated; median step after the first fifty."""
+    arguments = [*NANOGPT_ARGUMENTS, "--max_iters=300", "--eval_interval=1000"]
+    found: dict[str, list[float]] = {"nanogpt": [], "ours": [], "ours, compiled": []}
+    recipe = make_recipe(SAME, vocab_size)
+    for number in range(options.repeats):
+        peer = run_nanogpt(options.nanogpt, options.text, temporary, arguments)
+        found["nanogpt"].append(peer["tokens_per_second"])
+        assert peer["parameters"] == count_parameters(recipe.model).total, "the two architectures differ"
+        found["ours"].append(tokens_per_second(recipe, shards, compiled=False))
+        found["ours, compiled"].append(tokens_per_second(recipe, shards, compiled=True))
+        rates = ", ".join(f"{arm} {values[-1]:.0f}" for arm, values in found.items())
+        say(f"speed {number + 1}/{options.repeats}: {rates} tokens/s")
+    make = row_maker("pretrain-speed", recipe, command, options.repeats)
+    rows = [make(arm, "tokens per second", values, "tokens/s") for arm, values in found.items()]
+    for arm in ("ours", "ours, compiled"):
+        ratios = [ours / peer for ours, peer in zip(found[arm], found["nanogpt"], strict=True)]
+        rows.append(make(f"{arm} / nanogpt", "tokens per second", ratios, "ratio"))
+    return rows
+
+
+def row_maker(benchmark: str, recipe: Recipe, command: str, n: int) -> Any:
+    """A function that makes a ledger row of (arm, metric, values, unit): the median, and the extremes as spread."""
+
+    def make(arm: str, metric: str, values: list[float], unit: str) -> dict[str, Any]:
+        return ledger.row(
+            benchmark=benchmark,
+            arm=arm,
+            metric=metric,
+            value=statistics.median(values),
+            unit=unit,
+            spread=(min(values), max(values)),
+            n=n,
+            command=command,
+            config=dump(recipe),
+        )
+
+    return make
+
+
+def character_data(text: Path, directory: Path) -> tuple[TokenShards, np.ndarray, int]:
+    """Shards of the first 90% of the characters, the ids of the last 10%, and the number of different characters."""
+    characters = text.read_text(encoding="utf-8")
+    alphabet = {character: number for number, character in enumerate(sorted(set(characters)))}
+    cut = int(len(characters) * 0.9)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [[alphabet[character] for character in one] for one in texts]
+
+    vocab_size, end_id = len(alphabet), alphabet["\n"]
+    write_shards([characters[:cut]], encode, directory, split="train", vocab_size=vocab_size, end_id=end_id)
+    return TokenShards.open(directory, "train"), np.array(encode([characters[cut:]])[0]), vocab_size
+
+
+def make_recipe(choices: dict[str, Any], vocab_size: int) -> Recipe:
+    """A recipe whose data and tokenizer stand for the characters made above."""
+    return recipe_from(
+        {"name": "pretrain-benchmark", "data": {"source": "tinyshakespeare"}, **choices}, "benchmark"
+    ).with_vocabulary(vocab_size)
+
+
+def train_ours(recipe: Recipe, shards: TokenShards, validation: np.ndarray, seed: int) -> tuple[float, float]:
+    """(validation loss, training seconds) of our recipe."""
+    torch.manual_seed(seed)
+    trainer = make_trainer(recipe, shards)
+    while trainer.progress < 1.0:
+        trainer.step()
+    trainer.model.eval()
+    return evaluate(trainer.model, validation, recipe.model.context), trainer.position.seconds
+
+
+def tokens_per_second(recipe: Recipe, shards: TokenShards, *, compiled: bool) -> float:
+    """Tokens a second of the median step."""
+    torch.manual_seed(0)
+    trainer = make_trainer(recipe, shards, compiled=compiled)
+    steps = [trainer.step() for _ in range(recipe.training.steps or 0)]
+    torch.compiler.reset()
+    return steps[0].tokens / statistics.median(step.seconds for step in steps[50:])
+
+
+def make_trainer(recipe: Recipe, shards: TokenShards, *, compiled: bool = False) -> Trainer:
+    """A trainer on the CPU in float32."""
+    trainer = Trainer(recipe, Decoder(recipe.model).train(), shards, Precision("fp32", torch.device("cpu")))
+    if compiled:
+        for block in trainer.model.blocks:
+            block.compile()
+    return trainer
+
+
+def evaluate(model: Any, ids: np.ndarray, context: int) -> float:
+    """Mean loss in nats over all of `ids` but the first, in consecutive windows of `context`."""
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(ids) - 1, context * 64):
+            stop = min(start + context * 64, len(ids) - 1)
+            for inputs, targets in windows(ids, start, stop, context):
+                logits = model(inputs)
+                total += float(
+                    torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+                )
+    return total / (len(ids) - 1)
+
+
+def windows(ids: np.ndarray, start: int, stop: int, context: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and targets of positions `start` to `stop`: full windows as one batch, the rest as another."""
+    full = (stop - start) // context * context
+    parts = [(start, start + full, context), (start + full, stop, stop - start - full)]
+    return [
+        (torch.tensor(ids[a:b]).view(-1, width), torch.tensor(ids[a + 1 : b + 1]).view(-1, width))
+        for a, b, width in parts
+        if b > a
+    ]
+
+
+def run_nanogpt(checkout: Path, text: Path, temporary: Path, arguments: list[str]) -> dict[str, Any]:
+    """nanoGPT's own train.py in a process of its own: validation loss, parameters, training seconds, tokens/s."""
+    result = temporary / "nanogpt.json"
+    driver = [sys.executable, str(HERE / "peers" / "nanogpt.py"), str(checkout.resolve()), str(text.resolve())]
+    completed = subprocess.run(
+        [*driver, str(temporary / "work"), str(result), *arguments], capture_output=True, text=True, check=False
+    )
+    if completed.returncode:
+        sys.exit(f"nanoGPT failed:\n{completed.stderr[-2000:]}")
+    times = {int(number): float(milliseconds) for number, milliseconds in ITERATION.findall(completed.stdout)}
+    settings = dict(argument[2:].split("=") for argument in arguments if argument.startswith("--"))
+    typical = statistics.median(list(times.values())[50:])
+    interval = int(settings.get("eval_interval", 250))
+    counted = [typical if number % interval == 0 else value for number, value in times.items()]
+    tokens = int(settings["batch_size"]) * int(settings["block_size"])
+    return {
+        **json.loads(result.read_text(encoding="utf-8")),
+        "training_seconds": sum(counted) / 1000,
+        "tokens_per_second": tokens / typical * 1000,
+    }
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
