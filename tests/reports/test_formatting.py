@@ -26,6 +26,8 @@ THIN = "\u202f"
         (formatting.duration(3 * 86400 + 4 * 3600 + 59), "3 d 4 h"),
         (formatting.energy(7200), "7.20 kJ (2.00 Wh)"),
         (formatting.percent(0.5512), "55.1%"),
+        (formatting.percent(0.0004), "<0.1%"),
+        (formatting.percent(0), "0.0%"),
         (formatting.scientific(3.14e-6), "3.1 × 10⁻⁶"),
         (formatting.scientific(0), "0"),
         (formatting.significant(0), "0"),

@@ -66,6 +66,16 @@ def test_no_name_breaks_a_drawing(make_run: Any, name: str) -> None:
     assert bars.startswith("data:image/svg+xml;base64,")
 
 
+def test_a_steep_start_does_not_flatten_the_curve(make_run: Any) -> None:
+    run = read_run(make_run())
+    run.training[0]["loss"] = 500.0
+    [axis] = plots.loss_picture(run)(plots.LIGHT).axes
+    assert axis.get_ylim()[1] < 12
+    assert axis.get_legend().get_texts()[1].get_text() == (
+        f"validation, {run.validation[-1]['validation_loss']:.3f} at the end"
+    )
+
+
 def test_a_curve_of_one_step_can_be_drawn(make_run: Any) -> None:
     run = read_run(make_run(steps=1))
     buffer = io.BytesIO()

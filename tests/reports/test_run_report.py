@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -66,6 +68,7 @@ def test_a_whole_run_has_every_section_and_figure(make_run: Any) -> None:
         "abab", "The last 5% is held out",
     ):  # fmt: skip
         assert shown in text, shown
+    assert "\ufffd#1" in text  # an unused token that is no text by itself
     pictures = [attributes["alt"] for tag, attributes in reader.tags if tag == "img"]
     assert len(pictures) == 6
     assert all(pictures)
@@ -142,6 +145,12 @@ def test_a_run_interrupted_before_its_first_validation(make_run: Any) -> None:
     assert "only the baselines are known" in text
     anchors = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
     assert anchors == ["baselines", "training", "samples", "cost", "recipe", "lineage"]
+
+
+def test_a_failed_run_says_why(make_run: Any) -> None:
+    directory = make_run(steps=30, status="failed", error="JourneyError: the loss was not finite")
+    _, text = _read(write_report(directory).read_text(encoding="utf-8"))
+    assert "ended by a failure at step 30 (JourneyError: the loss was not finite)" in text
 
 
 def test_a_run_with_nothing_but_its_name(tmp_path: Path) -> None:
@@ -225,6 +234,16 @@ def test_an_export_over_its_bound_is_called_out(make_run: Any) -> None:
     (directory / "run.json").write_text(json.dumps(information))
     _, text = _read(write_report(directory).read_text(encoding="utf-8"))
     assert "do not rely on this export" in text
+
+
+def test_importing_the_reports_loads_neither_torch_nor_matplotlib() -> None:
+    program = (
+        "import sys, llm_journey.reports.run_report, llm_journey.reports.compare, llm_journey.reports.tables, "
+        "llm_journey.evaluation.baselines\n"
+        "print([name for name in ('torch', 'matplotlib', 'transformers') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 def test_verdict() -> None:

@@ -1,5 +1,6 @@
 """Runs beside each other: a table of their figures (best in each column marked) and their curves over each other."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ class Comparison:
         return path
 
     def _repr_html_(self) -> str:
-        """The page, for notebooks."""
-        return self.html
+        """The page in a frame of its own, for notebooks."""
+        return f'<iframe srcdoc="{html.escape(self.html)}" width="100%" height="900" frameborder="0"></iframe>'
 
 
 def compare(run_directories: Sequence[Path]) -> Comparison:

@@ -139,9 +139,10 @@ def _chips(label: str, values: list[Any]) -> Chips:
 
 
 def _chip(value: Any) -> str:
-    """A token as a reader can see it: spaces as ␣, line ends as ⏎, other unprintable characters escaped."""
+    """A token as a reader can see it: spaces as ␣, line ends as ⏎, others escaped; a part of a character by its id."""
     if isinstance(value, Mapping):
-        value = value.get("text", value)
+        text, identity = value.get("text", value), value.get("id")
+        value = f"\ufffd#{identity}" if text and set(str(text)) == {"\ufffd"} and is_number(identity) else text
     text = str(value).replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return text if len(text) <= _MOST_CHIP_CHARACTERS else text[:_MOST_CHIP_CHARACTERS] + "…"

@@ -51,6 +51,8 @@ def scientific(value: float) -> str:
 
 def percent(fraction: float) -> str:
     """A fraction as a percentage with one decimal."""
+    if 0 < fraction < 0.0005:
+        return "<0.1%"
     return f"{100 * fraction:.1f}%"
 
 

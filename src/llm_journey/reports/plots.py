@@ -209,20 +209,17 @@ def _draw_loss(axis: Any, run: Run, theme: Theme) -> None:
     _dress(axis, theme, "Loss, nats a token")
     steps, losses = series(run.training, "loss")
     if steps:
-        x, y = thinned(steps, losses)
-        axis.plot(x, y, color=theme.cycle[0], alpha=0.28, linewidth=0.9)
-        x, y = thinned(steps, smoothed(losses))
-        axis.plot(x, y, color=theme.cycle[0], linewidth=1.8, label="training (smoothed)")
-        ordered = sorted(losses)
-        settled = ordered[int(0.95 * (len(ordered) - 1))]  # the first few steps would flatten everything else
-        axis.set_ylim(top=settled + 0.35 * (settled - ordered[0]) + 0.05, auto=None)
-    steps, losses = series(run.validation, "validation_loss")
-    if steps:
-        axis.plot(steps, losses, "o-", color=theme.cycle[1], linewidth=1.4, markersize=4, label="validation")
-        axis.annotate(
-            f"{losses[-1]:.3f}", (steps[-1], losses[-1]), xytext=(0, 8), textcoords="offset points",
-            ha="right", color=theme.cycle[1], fontweight="bold",
-        )  # fmt: skip
+        axis.plot(*thinned(steps, losses), color=theme.cycle[0], alpha=0.28, linewidth=0.9)
+        axis.plot(*thinned(steps, smoothed(losses)), color=theme.cycle[0], linewidth=1.8, label="training (smoothed)")
+    validation_steps, validations = series(run.validation, "validation_loss")
+    if validation_steps:
+        label = f"validation, {validations[-1]:.3f} at the end"
+        axis.plot(validation_steps, validations, "o-", color=theme.cycle[1], linewidth=1.4, markersize=4, label=label)
+    if len(losses) > 1:
+        # The first few steps would flatten all that follows: cut them where they lie far above.
+        ordered = sorted([*losses, *validations])
+        settled = ordered[int(0.95 * (len(ordered) - 1))]
+        axis.set_ylim(top=min(axis.get_ylim()[1], settled + 0.6 * (settled - ordered[0]) + 0.05))
     axis.set_xlabel("step")
     _thousands(axis)
     if axis.lines:

@@ -147,6 +147,8 @@ def _training_section(run: Run) -> Section:
     if run.status in {"interrupted", "failed"}:
         step = run.information.get("step")
         where = f" at step {step:,.0f}" if is_number(step) else ""
+        error = run.information.get("error")
+        where += f" ({error})" if isinstance(error, str) and error else ""
         blocks.append(
             Note(f"This run was {_ended(run.status)}{where}; the report shows what it did until then.", "warning")
         )
@@ -262,8 +264,8 @@ def _export_section(run: Run) -> Section | None:
 def _recipe_section(run: Run) -> Section | None:
     if not run.recipe:
         return None
-    command = f"journey train {run.directory.name}/recipe.yaml"
-    return Section("recipe", "Recipe", [Note(f"The resolved recipe; {command} repeats the run."), Code(run.recipe)])
+    said = f"recipe.yaml holds the resolved recipe; `journey train {run.directory.name}/recipe.yaml` repeats the run."
+    return Section("recipe", "Recipe", [Note(said), Code(run.recipe, "Show the recipe")])
 
 
 def _lineage_section(run: Run) -> Section | None:
