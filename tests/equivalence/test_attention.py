@@ -127,7 +127,7 @@ def test_whole_decoders_agree(num_kv_heads: int, choices: dict[str, object]) -> 
     ids = torch.randint(31, (3, 16))
     logits = [model(ids) for model in (fused, written_out)]
     torch.testing.assert_close(logits[0], logits[1], atol=2e-5, rtol=2e-5)
-    for model, logits_btv in zip((fused, written_out), logits, strict=True):
+    for logits_btv in logits:
         logits_btv.square().mean().backward()
     for ours, theirs in zip(fused.parameters(), written_out.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-5, rtol=2e-4)

@@ -62,7 +62,7 @@ def orthogonalize(matrices_nij: Tensor, steps: int = 5) -> Tensor:
     x = matrices_nij.float()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -164,7 +164,8 @@ class Optimizer:
             name, _, key = rest.rpartition("/")
             if label not in self._parts or name not in parameters:
                 raise BadInputError(f"optimizer state {full_name!r} fits no parameter of this model and optimizer")
-            self._parts[label].state[parameters[name]][key] = value.clone()
+            parameter = parameters[name]
+            self._parts[label].state[parameter][key] = value.to(parameter.device, copy=True)
 
     def _entries(self) -> Iterator[tuple[str, Tensor, str, Any]]:
         for label, part in self._parts.items():
