@@ -22,7 +22,7 @@ from llm_journey.datasets.shards import TokenShards
 from llm_journey.evaluation.compressors import MAX_PRIMING_BYTES, bits_per_byte_compressed, join_texts
 from llm_journey.evaluation.ngram import MAX_ORDER, Ints, KneserNey, count_ngrams
 
-# N-grams learn from at most this many training tokens (the first ones): about 1.6 GB of counts.
+# N-grams learn from at most this many training tokens (the first ones): about 1.2 GB of counts.
 MAX_NGRAM_TOKENS = 10_000_000
 NAMES = ("gzip", "xz", "xz_primed", *(f"kneser_ney_{order}" for order in range(1, MAX_ORDER + 1)))
 _METHOD = 1  # raised when a change of method changes numbers, so that older cached ones are not taken
