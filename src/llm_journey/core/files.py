@@ -90,7 +90,11 @@ def new_directory(target: Path) -> Iterator[Path]:
         if target.exists():
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
             os.replace(target, retired / "old")  # noqa: PTH105
-            os.replace(temporary, target)  # noqa: PTH105
+            try:
+                os.replace(temporary, target)  # noqa: PTH105
+            except BaseException:
+                os.replace(retired / "old", target)  # noqa: PTH105 - the old one goes back
+                raise
             shutil.rmtree(retired, ignore_errors=True)
         else:
             os.replace(temporary, target)  # noqa: PTH105

@@ -3,8 +3,8 @@
     softmax(Q K^T / sqrt(E) + mask) V     (Vaswani et al. 2017, eq. 1)
 
 Legend: B batch, T query positions, S key positions, H heads, K key-value heads, E head width, D width.
-One contract for masks: a boolean (B or 1, 1, T, S), True where a query may look; None means plain causal over equal T
-and S. A query that may look nowhere (a padding row) yields zeros, not NaN. Dropout of attention probabilities is left
+One contract for masks: a boolean (B or 1, 1, T, S), True where a query may look; None means plain causal: equal T
+and S, or one query after all keys. A query that may look nowhere (a padding row) yields zeros, not NaN. Dropout of attention probabilities is left
 out on purpose: the fused CPU kernel has none, and small models regularise as well on the residual branches.
 """
 
@@ -47,9 +47,8 @@ def written_out_attention(q_bhte: Tensor, k_bkse: Tensor, v_bkse: Tensor, mask: 
 def fused_attention(q_bhte: Tensor, k_bkse: Tensor, v_bkse: Tensor, mask: Tensor | None) -> Tensor:
     """PyTorch's fused kernel, never materialising the scores (Dao et al. 2022). Returns (B, H, T, E)."""
     grouped = q_bhte.shape[1] != k_bkse.shape[1]
-    return F.scaled_dot_product_attention(
-        q_bhte, k_bkse, v_bkse, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-    )
+    causal = mask is None and q_bhte.shape[-2] > 1  # a single query, the newest, sees every key
+    return F.scaled_dot_product_attention(q_bhte, k_bkse, v_bkse, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 
 ATTENTION: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
@@ -78,7 +77,7 @@ def attention_mask(
     a query sees keys of its own document. padding_mask_bs: True at real tokens.
     """
     plain = segments_bt is None and padding_mask_bs is None
-    if plain and num_queries == num_keys and (sliding_window is None or sliding_window >= num_keys):
+    if plain and num_queries in (1, num_keys) and (sliding_window is None or sliding_window >= num_keys):
         return None
     mask = causal_mask(num_queries, num_keys, device)
     if sliding_window is not None:

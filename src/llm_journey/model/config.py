@@ -17,9 +17,10 @@ MlpName = Literal["gelu", "gelu_tanh", "relu2", "swiglu"]
 class TransformerConfig:
     """Shape and choices of a transformer.
 
-    vocab_size V (0 in a recipe: the tokenizer's), width D, num_layers L, num_heads H, num_kv_heads K (K = H is multi-head, 1 < K < H grouped-query,
-    K = 1 multi-query attention), head_width (default D / H), mlp_width F (default 4 D, or 8/3 D rounded up to a
-    multiple of 32 for swiglu, which has three matrices instead of two), context: the most positions it accepts.
+    vocab_size V (0 in a recipe: the tokenizer's), width D, num_layers L, num_heads H, num_kv_heads K (K = H is
+    multi-head, 1 < K < H grouped-query, K = 1 multi-query attention), head_width (default D / H), mlp_width F (default
+    4 D, or 8/3 D rounded up to a multiple of 32 for swiglu, which has three matrices instead of two), context: the
+    most positions it accepts.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
