@@ -46,17 +46,17 @@ OURS: dict[str, Any] = {
         "width": 128,
         "num_layers": 4,
         "num_heads": 4,
-        "context": 256,
+        "context": 64,
         "qk_norm": True,
         "tied_embeddings": False,
         "mlp_width": 320,
     },
     "training": {
-        "batch_size": 4,
-        "tokens": 300_000,
+        "batch_size": 12,
+        "tokens": 230_000,
         "order": "windows",
         "optimizer": {"learning_rate": 3e-3, "embedding_learning_rate": 0.03, "muon_learning_rate": 0.02},
-        "schedule": {"name": "wsd", "warmup": 0.02, "decay": 0.6},
+        "schedule": {"name": "wsd", "warmup": 0.02, "decay": 0.8},
     },
 }
 SAME: dict[str, Any] = {

@@ -3,9 +3,10 @@
     softmax(Q K^T / sqrt(E) + mask) V     (Vaswani et al. 2017, eq. 1)
 
 Legend: B batch, T query positions, S key positions, H heads, K key-value heads, E head width, D width.
-One contract for masks: a boolean (B or 1, 1, T, S), True where a query may look; None means plain causal: equal T
-and S, or one query after all keys. A query that may look nowhere (a padding row) yields zeros, not NaN. Dropout of attention probabilities is left
-out on purpose: the fused CPU kernel has none, and small models regularise as well on the residual branches.
+One contract for masks: a boolean (B or 1, 1, T, S), True where a query may look; None means plain causal: equal T and
+S, or one query after all keys. A query that may look nowhere (a padding row) yields zeros, not NaN. Dropout of
+attention probabilities is left out on purpose: the fused CPU kernel has none, and small models regularise as well on
+the residual branches.
 """
 
 import math
