@@ -140,6 +140,8 @@ def _settled(path: Path) -> bytes:
     return path.read_bytes()
 
 
+# Importing urllib3 opens and closes an IPv6 socket to see whether the machine has any; nothing is sent.
+@pytest.mark.filterwarnings("ignore:A test tried to use socket.socket:UserWarning")
 def test_wandb_offline_writes_a_whole_run_without_any_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
