@@ -82,7 +82,7 @@ def split(text: str, name: str) -> list[str]:
 
 
 def pieces(text: str, max_characters: int) -> Iterator[str]:
-    """`text` in pieces of about `max_characters`, cut only where no pattern's pre-token is cut."""
+    """`text` in pieces of about `max_characters` (at least 1), cut only where no pattern's pre-token is cut."""
     start = 0
     while len(text) - start > max_characters:
         cut = _SAFE_CUT.search(text, start + max_characters)

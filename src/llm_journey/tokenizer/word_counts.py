@@ -127,6 +127,9 @@ class _Child:
     def close(self) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()
+        # Wakes the thread, which by now takes messages only to drop them, or has ended and left the queue empty.
+        self._chunks.put(_FINISH)
+        self._thread.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
