@@ -66,6 +66,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         try:
             value = json.loads(line)
         except ValueError:
-            raise BadInputError(f"{path}:{number}: not a JSON object") from None
+            value = None
+        if not isinstance(value, dict):
+            raise BadInputError(f"{path}:{number}: not a JSON object")
         rows.append(value)
     return rows
