@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 # Keys of generation_config.json that are ours too; the others there are about ids or other libraries' switches.
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+_CAN_OPEN = "a run, or a folder of the gpt2, llama or qwen3 family with model.safetensors, can be opened"
 
 
 @dataclass
@@ -191,24 +192,19 @@ def _catalog_model(name: str) -> Path:
     entry = CATALOG[name]
     if entry.kind != "model":
         raise BadInputError(f"{name!r} is a {entry.kind}, not a model; `journey models list` shows the models")
+    if "generation_config.json" not in {file.name for file in entry.files}:
+        raise BadInputError(f"{name!r} ({entry.title}) generates no text; {_CAN_OPEN}")
     folder = locate(entry)
     if folder is None:
         raise BadInputError(
             f"{name!r} is not on this machine; run `journey models pull {name}` first ({entry.size() / 1e6:.0f} MB)"
         )
-    can_open = "a run's name, or a folder of the gpt2, llama or qwen3 family with model.safetensors, can be opened"
     if not (folder / "model.safetensors").is_file():
         held = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise BadInputError(
-            f"{name!r} is here as {held} only, which cannot be opened yet; {can_open} "
+            f"{name!r} is here as {held} only, which cannot be opened yet; {_CAN_OPEN} "
             f"(the hub serves {name} in that form)"
         )
-    from llm_journey.checkpoint.families import FAMILIES
-    from llm_journey.checkpoint.tensor_files import read_json
-
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in FAMILIES:
-        raise BadInputError(f"{name!r} is of type {kind!r}, which generates no text; {can_open}")
     return folder
 
 

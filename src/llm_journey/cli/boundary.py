@@ -27,10 +27,11 @@ def guarded(work: Callable[[], int | None]) -> int:
     except MemoryError:
         return _fail(_OUT_OF_MEMORY, _FAILED)
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            return _reader_gone()
         return _fail(_explain_os_error(error), _FAILED)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer's: a group without its command
+            sys.stderr.write(f"{error.format_message()}\n")  # type: ignore[attr-defined]
+            return _BAD_INPUT
         if hasattr(error, "format_message"):  # typer's: an unknown option, a missing argument
             return _fail(_usage(error), _BAD_INPUT)
         if type(error).__name__ == "Abort":
@@ -76,10 +77,3 @@ def _explain_os_error(error: OSError) -> str:
     if error.errno in _NOT_WRITABLE:
         return f"{where}: no permission or not writable ({reason}); set JOURNEY_HOME to a folder that you can write"
     return f"{where}: {reason}"
-
-
-def _reader_gone() -> int:
-    """The program that reads our output has ended (`| head`): nothing more to say, and nothing to complain about."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    return 0

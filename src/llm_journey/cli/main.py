@@ -32,9 +32,19 @@ for _verb, _epilog in (
     app.command(epilog=_epilog)(_verb)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"llm-journey {version('llm-journey')}")
+        raise typer.Exit
+
+
 @app.callback()
 def journey(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[  # noqa: ARG001 - its callback has done the work
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (JOURNEY_DEBUG=1 does so too).")] = False,
 ) -> None:
     """From raw text to a language model that you trained, measured and put to work.
@@ -44,11 +54,6 @@ def journey(
     """
     if debug:
         os.environ["JOURNEY_DEBUG"] = "1"
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"llm-journey {installed('llm-journey')}")
-        raise typer.Exit
 
 
 def execute(arguments: Sequence[str]) -> int:

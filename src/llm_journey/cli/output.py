@@ -14,6 +14,7 @@ def show_facts(rows: Iterable[tuple[str, str]]) -> None:
 def show_table(head: Sequence[str] | None, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Rows under headings (none: without); the columns in `right` are aligned right."""
     from rich.box import SIMPLE_HEAD
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -30,8 +31,8 @@ def show_table(head: Sequence[str] | None, rows: Sequence[Sequence[str]], *, rig
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = output()
-    console.print(table, width=None if console.is_terminal else _FILE_WIDTH)
+    console = output() if output().is_terminal else Console(width=_FILE_WIDTH)
+    console.print(table)
 
 
 def say(text: str) -> None:

@@ -1,0 +1,139 @@
+"""What every test relies on: nothing of the person's own is read or written, no network, and one small trained run."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_WORDS = (
+    "the a river city king stone old small red near of in and was is built by over from great north south trade town "
+    "bridge market house winter people century known first later became made wall harbour church field garden"
+).split()
+
+# Seconds of training on one core: enough to see that everything works, nothing to judge a model by.
+TINY_RECIPE = """\
+name: rivers
+data: {source: SOURCE, held_out: 0.2}
+tokenizer: {vocab_size: 300}
+model: {width: 16, num_layers: 1, num_heads: 2, context: 32, qk_norm: true}
+training:
+  batch_size: 4
+  steps: 12
+  log_every: 4
+  validations: 2
+  checkpoints: 2
+  sample_prompts: ["The river"]
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON document."""
+        return json.loads(self.out)
+
+
+Journey = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_of_the_person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty HOME, our own folders in a temporary one, the hub switched off, no colours, a fixed width."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "HF_HOME", "HF_HUB_CACHE", "JOURNEY_DEBUG"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(home))
+        patch.setenv("JOURNEY_HOME", str(tmp_path_factory.mktemp("journey")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("COLUMNS", "100")
+        yield
+
+
+@pytest.fixture
+def journey(capfd: pytest.CaptureFixture[str]) -> Journey:
+    """The command line, run in this process."""
+    from llm_journey.cli.main import execute
+
+    def run(*arguments: str | Path) -> Outcome:
+        capfd.readouterr()
+        code = execute([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 text files of made-up sentences, about 20 kB."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(7)
+    for number in range(40):
+        sentences = (" ".join(generator.choices(_WORDS, k=9)).capitalize() + "." for _ in range(10))
+        (folder / f"text-{number:02}.txt").write_text(" ".join(sentences), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that trains on the corpus in about a second."""
+    path = tmp_path_factory.mktemp("recipes") / "rivers.yaml"
+    path.write_text(TINY_RECIPE.replace("SOURCE", str(corpus)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_home(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A JOURNEY_HOME with the run `rivers`, trained and measured. Not to be changed: see `home`."""
+    from llm_journey.app.training import train_and_measure
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JOURNEY_HOME", str(folder))
+        run = train_and_measure(str(tiny_recipe))
+    assert (run.status, run.failures) == ("finished", {})
+    return folder
+
+
+@pytest.fixture
+def shared_home(trained_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The trained home, for tests that only read."""
+    monkeypatch.setenv("JOURNEY_HOME", str(trained_home))
+    return trained_home
+
+
+@pytest.fixture
+def home(trained_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained home, for tests that change it."""
+    copy = tmp_path / "home"
+    shutil.copytree(trained_home, copy)
+    monkeypatch.setenv("JOURNEY_HOME", str(copy))
+    return copy
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A JOURNEY_HOME that does not exist yet."""
+    folder = tmp_path / "empty"
+    monkeypatch.setenv("JOURNEY_HOME", str(folder))
+    return folder
+
+
+def files_under(folder: Path) -> list[str]:
+    """Names of all files under a folder, which need not exist."""
+    return sorted(os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file())
