@@ -3,6 +3,7 @@
 import datetime
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +176,13 @@ def test_the_process_is_started_anew_after_a_fork_or_an_end() -> None:
     finally:
         chat_template._WORKER.stop()
         chat_template._WORKER._process, chat_template._WORKER._owner = process, owner
+
+
+def test_modules_in_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit('ran a stranger')")
+    monkeypatch.chdir(tmp_path)
+    chat_template._WORKER.stop()
+    assert render("{{ 1 + 1 }}", []) == "2"
 
 
 def test_no_message_can_end_its_turn() -> None:

@@ -86,6 +86,13 @@ def test_a_batch_is_its_texts_one_by_one(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode_batch([]) == []
 
 
+@given(data=st.binary(), text=st.text(st.sampled_from("aé字🙂 ")))
+def test_a_stream_of_ids_is_their_text(tokenizer: Tokenizer, data: bytes, text: str) -> None:
+    ids = tokenizer.encode(text) + tokenizer.encode_bytes(data)
+    assert "".join(tokenizer.decode_stream(iter(ids))) == tokenizer.decode(ids)
+    assert list(tokenizer.decode_stream(tokenizer.encode_bytes("é".encode()))) == ["é"]
+
+
 @pytest.mark.parametrize("token", [-1, 1500, 10**9])
 def test_an_unknown_id_is_named(tokenizer: Tokenizer, token: int) -> None:
     with pytest.raises(BadInputError, match=f"id {token} is not in this vocabulary of 1500 tokens"):

@@ -1,6 +1,7 @@
 """Counting in several processes gives what counting in one gives, whatever the chunks."""
 
 from collections import Counter
+from pathlib import Path
 from pydoc_data import topics
 
 import pytest
@@ -85,6 +86,12 @@ def test_children_end_with_an_error_of_the_caller() -> None:
             word_counts.count_words(failing(), "gpt2", processes=3)  # type: ignore[arg-type]
     assert len(started) == 2
     assert all(child._process.returncode is not None for child in started)
+
+
+def test_modules_in_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "regex.py").write_text("raise SystemExit('ran a stranger')")
+    monkeypatch.chdir(tmp_path)
+    assert word_counts.count_words(TEXTS, "gpt2", processes=2) == bpe.count_words(TEXTS, "gpt2")
 
 
 def test_a_small_corpus_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,8 @@ class _Worker:
 
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             self.stop()
-            command = [sys.executable, "-m", "llm_journey.tokenizer.chat_sandbox"]
+            # -P: no module of the current folder is taken for one of Python's.
+            command = [sys.executable, "-P", "-m", "llm_journey.tokenizer.chat_sandbox"]
             self._owner = os.getpid()
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

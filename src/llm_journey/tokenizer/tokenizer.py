@@ -4,7 +4,7 @@ Text that merely looks like a special token is ordinary text unless the caller s
 a document or open a chat turn from inside a message.
 """
 
-import os
+import codecs
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +14,7 @@ import regex
 
 from llm_journey.core.errors import BadInputError, unknown_name
 from llm_journey.core.files import sha256_json
+from llm_journey.core.lineage import usable_cores
 from llm_journey.tokenizer.bpe import Pair
 from llm_journey.tokenizer.byte_level import ID_TO_BYTE, NUM_BYTES
 from llm_journey.tokenizer.config import END_TOKEN
@@ -129,7 +130,7 @@ class Tokenizer:
         slices = _slices(texts)
         if len(slices) < 2:
             return [self.encode(text, allow_special=allow_special) for text in texts]
-        with ThreadPoolExecutor(min(len(slices), os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(len(slices), usable_cores())) as pool:
             encoded = pool.map(lambda part: [self.encode(text, allow_special=allow_special) for text in part], slices)
             return [ids for part in encoded for ids in part]
 
@@ -150,6 +151,17 @@ class Tokenizer:
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text of `ids`. Bytes that are no UTF-8 become U+FFFD; `errors="surrogatepass"` undoes lone surrogates."""
         return self.decode_bytes(ids).decode("utf-8", errors)
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids` as it comes: each character as soon as all its bytes are there. Joined, it is `decode`."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in ids:
+            text = decoder.decode(self.id_to_bytes(token))
+            if text:
+                yield text
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
 
     def id_to_bytes(self, token: int) -> bytes:
         """The bytes of one token (a special token's name as UTF-8)."""

@@ -93,7 +93,8 @@ class _Child:
     """One counting process, and the thread here that speaks with it."""
 
     def __init__(self, pattern: str) -> None:
-        command = [sys.executable, "-m", "llm_journey.tokenizer.word_counts", pattern]
+        # -P: no module of the current folder is taken for one of Python's.
+        command = [sys.executable, "-P", "-m", "llm_journey.tokenizer.word_counts", pattern]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._chunks: queue.Queue[Sequence[str] | str] = queue.Queue(maxsize=1)
         self._replies: queue.SimpleQueue[dict[str, int]] = queue.SimpleQueue()
