@@ -5,7 +5,7 @@ are left out (under 1% at usual widths). Causal attention is counted at half of 
 skips what is masked.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_journey.model.config import TransformerConfig
 
@@ -48,10 +48,9 @@ def training_flops_per_token(config: TransformerConfig, length: int) -> float:
     """FLOPs of forward and backward for one token of a row of `length` tokens (Kaplan et al. 2020, table 1).
 
     6 FLOPs for each weight of a matrix product (the embedding look-up is none, the head is one), and
-    12 * layers * heads * head_width * (mean number of keys seen) for attention.
+    12 * layers * heads * head_width * (mean number of keys seen) for attention. Biases are added, not multiplied.
     """
-    counts = count_parameters(config)
-    matrix_weights = counts.blocks + config.vocab_size * config.width
+    matrix_weights = count_parameters(replace(config, bias=False)).blocks + config.vocab_size * config.width
     window = min(config.sliding_window or length, length)
     mean_keys = window - window * (window - 1) / (2 * length)
     attention = 12 * config.num_layers * config.num_heads * config.head_width * mean_keys
