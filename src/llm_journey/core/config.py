@@ -1,7 +1,8 @@
 """Recipes: YAML documents validated into frozen dataclasses, overridden by `a.b=c`, dumped back whole.
 
 Each component keeps its own dataclass beside its code; this module knows none of them. An error names the file, the
-key, the value and what is allowed. YAML is read with the safe loader; duplicate keys are refused.
+key, the value and what is allowed. YAML is read with the safe loader; duplicate keys are refused, and so are aliases:
+a few lines of them can stand for more values than memory holds.
 """
 
 import dataclasses
@@ -16,17 +17,26 @@ from pydantic.errors import PydanticSchemaGenerationError
 from llm_journey.core.errors import BadInputError
 
 T = TypeVar("T")
-# A component's dataclass carries this as `__pydantic_config__`: unknown keys are errors.
-STRICT = ConfigDict(extra="forbid")
+# A component's dataclass carries this as `__pydantic_config__`: unknown keys are errors, and so are NaN and infinity.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_RECIPE_BYTES = 1 << 20
+_MAX_SHOWN = 80
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a key given twice in one mapping is an error."""
+class _RecipeLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases, and with every key of a mapping a single value that stands once."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "a recipe has no aliases: write the value out", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one word", key_node.start_mark)
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
@@ -50,11 +60,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """The mapping in a YAML text; `where` names it in errors."""
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of the safe loader
-    except yaml.YAMLError as error:
+        value = _load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
         mark = getattr(error, "problem_mark", None)
         place = f"{where}:{mark.line + 1}" if mark else where
-        raise BadInputError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        problem = _one_line(getattr(error, "problem", None) or str(error))
+        raise BadInputError(f"{place}: not valid YAML ({problem})") from None
     except RecursionError:
         raise BadInputError(f"{where}: nested too deeply for a recipe") from None
     if value is None:
@@ -69,19 +80,21 @@ def override(mapping: Mapping[str, Any], assignments: Sequence[str]) -> dict[str
     result: dict[str, Any] = _deep_copy(mapping)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
-        if not separator or not key:
-            raise BadInputError(f"--set {assignment!r}: write it as key.path=value")
         *parents, last = key.strip().split(".")
+        if not separator or not all((*parents, last)):
+            raise BadInputError(f"--set {_shown(assignment)}: write it as key.path=value")
         target = result
         for parent in parents:
             child = target.setdefault(parent, {})
             if not isinstance(child, dict):
-                raise BadInputError(f"--set {assignment!r}: {parent!r} holds a value, not a group of keys")
+                raise BadInputError(f"--set {_shown(assignment)}: {parent!r} holds a value, not a group of keys")
             target = child
         try:
-            target[last] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+            target[last] = _load(text) if text else ""
+        except (yaml.YAMLError, ValueError):
             target[last] = text
+        except RecursionError:
+            raise BadInputError(f"--set {_shown(assignment)}: nested too deeply for a recipe") from None
     return result
 
 
@@ -106,16 +119,32 @@ def to_yaml(value: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
 
 
+def _load(text: str) -> Any:
+    return yaml.load(text, Loader=_RecipeLoader)  # noqa: S506 - a subclass of the safe loader
+
+
 def _explain(kind: type[Any], error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         allowed = _field_names(kind, [str(part) for part in first["loc"][:-1]])
         return f"unknown key '{key}'" + (f"; allowed: {', '.join(allowed)}" if allowed else "")
     if first["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return f"key '{key}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"key '{key}' = {first['input']!r}: {message[0].lower() + message[1:]}"
+    message = _one_line(first["msg"].removeprefix("Value error, "))
+    message = message[:1].lower() + message[1:]
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # values that do not go together
+        return f"key '{key}': {message}" if key else message
+    return f"key '{key}' = {_shown(first['input'])}: {message}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _field_names(kind: Any, parents: Sequence[str]) -> list[str]:

@@ -35,12 +35,16 @@ def local_data_dir() -> Path | None:
 def inside(root: Path, name: str) -> Path:
     """`root / name`, refused unless the result (symlinks followed) lies inside `root`.
 
-    Raises BadInputError for `..`, absolute names and links that lead out (CVE-2024-37032).
+    Raises BadInputError for `..`, absolute names and links that lead out (CVE-2024-37032), and for what is no name.
     """
-    if not name or "\x00" in name:
-        raise BadInputError(f"not a usable file name: {name!r}")
     resolved_root = root.resolve()
-    resolved = (resolved_root / name).resolve()
+    try:
+        resolved = (resolved_root / name).resolve()
+        usable = bool(name) and "\x00" not in name
+    except (OSError, ValueError, RuntimeError):  # half a surrogate pair, links in a circle
+        usable = False
+    if not usable:
+        raise BadInputError(f"not a usable file name: {name!r}")
     if resolved == resolved_root or not resolved.is_relative_to(resolved_root):
         raise BadInputError(f"{name!r} leads outside {root}; names must stay inside it")
     return resolved

@@ -44,12 +44,15 @@ class OptimizerConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.muon_learning_rate <= 0:
+        rates = (self.learning_rate, self.muon_learning_rate, self.embedding_learning_rate)
+        if min(rate for rate in rates if rate is not None) <= 0:
             raise ValueError("learning rates must be positive")
         if not (0 <= self.betas[0] < 1 and 0 <= self.betas[1] < 1 and 0 <= self.momentum < 1):
             raise ValueError("betas and momentum must be in [0, 1)")
-        if self.clip < 0 or self.weight_decay < 0:
-            raise ValueError("clip and weight_decay must not be negative (clip 0 clips nothing)")
+        if min(self.clip, self.weight_decay, self.epsilon) < 0:
+            raise ValueError("clip, weight_decay and epsilon must not be negative (clip 0 clips nothing)")
+        if not 1 <= self.newton_schulz_steps <= 20:
+            raise ValueError(f"newton_schulz_steps must lie in 1 to 20, not {self.newton_schulz_steps}")
 
 
 def orthogonalize(matrices_nij: Tensor, steps: int = 5) -> Tensor:

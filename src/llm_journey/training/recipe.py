@@ -85,9 +85,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.name or not all(character.isalnum() or character in "-_." for character in self.name):
-            raise ValueError("name may hold letters, digits, '-', '_' and '.' only")
+            raise ValueError(f"name {self.name[:100]!r} may hold letters, digits, '-', '_' and '.' only")
         if self.name.startswith(".") or len(self.name) > 100:
-            raise ValueError("name must not begin with '.' nor be longer than 100 characters")
+            raise ValueError(f"name {self.name[:100]!r} must not begin with '.' nor be longer than 100 characters")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
 
