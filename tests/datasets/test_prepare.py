@@ -150,12 +150,12 @@ def test_one_document_is_split_by_position_and_says_so(tmp_path: Path) -> None:
     assert train + validation == text
 
 
-def test_a_long_file_in_pieces_is_still_one_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_file_in_pieces_is_still_one_text(tmp_path: Path) -> None:
     text = "\n\n".join(article(number, 2000) for number in range(400))
     assert len(text) > 5 << 20
     path = tmp_path / "long.txt"
     path.write_text(text, encoding="utf-8")
-    report = run(tmp_path, source=str(path), held_out=0.05, cleaning=False)
+    report = run(tmp_path, source=str(path), held_out=0.05, cleaning=False, quality=QualityConfig(enabled=False))
     assert "split by position" in report.notices[0]
     train, validation = splits(tmp_path / "out")
     assert len(train) > 4

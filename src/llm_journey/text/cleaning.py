@@ -32,6 +32,8 @@ def clean(text: str) -> str:
         text = _SURROGATES.sub("\ufffd", text)
         text = _SPACES.sub(" ", text)
         text = unicodedata.normalize("NFC", text)
-    text = _RUNS.sub(" ", text)
-    text = _TRAILING.sub("", text)
+    if "  " in text or "\t" in text:  # looking for a substring is far cheaper than the patterns
+        text = _RUNS.sub(" ", text)
+    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+        text = _TRAILING.sub("", text)
     return _BLANK_LINES.sub("\n\n", text).strip("\n")
