@@ -87,21 +87,29 @@ def new_directory(target: Path) -> Iterator[Path]:
             else:
                 fsync_directory(path)
         fsync_directory(temporary)
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-            os.replace(target, retired / "old")  # noqa: PTH105
-            try:
-                os.replace(temporary, target)  # noqa: PTH105
-            except BaseException:
-                os.replace(retired / "old", target)  # noqa: PTH105 - the old one goes back
-                raise
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            os.replace(temporary, target)  # noqa: PTH105
+        _put_in_place(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_directory(target.parent)
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Rename `new` to `target`. What stood there before is put back if that fails, and removed after it worked."""
+    if not target.exists():
+        os.replace(new, target)  # noqa: PTH105
+        return
+    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    try:
+        os.replace(target, retired / "old")  # noqa: PTH105
+        try:
+            os.replace(new, target)  # noqa: PTH105
+        except BaseException:
+            os.replace(retired / "old", target)  # noqa: PTH105
+            raise
+    finally:
+        if target.exists():
+            shutil.rmtree(retired, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

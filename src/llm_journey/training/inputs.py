@@ -26,6 +26,7 @@ from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import Recipe
 
 VOCABULARY_FILE = "vocabulary.json"
+_PROBLEMS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ def prepare_inputs(
     )
     for notice in preparation.notices:
         observer.message(notice)
+    for problem in preparation.problems[:_PROBLEMS_SHOWN]:
+        observer.message(f"{problem.path}: {problem.reason}")
+    if preparation.num_problems > _PROBLEMS_SHOWN:
+        observer.message(f"... and {preparation.num_problems - _PROBLEMS_SHOWN} more files with problems")
     source = files.read_json(prepared / "preparation.json")["fingerprint"]
     key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
     directory = prepared.with_name(f"{prepared.name}-{key[:16]}")
