@@ -62,7 +62,8 @@ def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
     """All rows of a ledger, oldest first. Raises BadInputError naming a line that is no JSON object."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
+    for number, line in enumerate(text.split("\n") if text else (), start=1):  # a string may hold other line ends
         try:
             value = json.loads(line)
         except ValueError:

@@ -1,5 +1,6 @@
 """Early stopping (Prechelt 1998, criterion UP): end once the validation loss has not improved for a while."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -12,8 +13,8 @@ class EarlyStopping:
     bad: int = 0
 
     def update(self, loss: float) -> bool:
-        """Note a validation loss; True where it is the best so far."""
-        if self.best is None or loss < self.best:
+        """Note a validation loss; True where it is the best so far. One that is not finite never is."""
+        if math.isfinite(loss) and (self.best is None or loss < self.best):
             self.best, self.bad = loss, 0
             return True
         self.bad += 1

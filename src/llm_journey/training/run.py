@@ -8,7 +8,7 @@ stops at once. The model is saved before it is evaluated (nanochat#446).
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from llm_journey.checkpoint.model_folder import load_state, save_model
+from llm_journey.checkpoint.tensor_files import writing
 from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint, save_checkpoint
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
-from llm_journey.core.errors import BadInputError
+from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.model.cost import count_parameters, training_flops_per_token
 from llm_journey.model.decoder import Decoder
 from llm_journey.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ from llm_journey.training.precision import Precision, pick_device, pick_precisio
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
 from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
-from llm_journey.training.tracker import JsonlTracker, TrackerGroup, make_trackers
+from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
 from llm_journey.training.validate import validate
 
@@ -58,24 +59,34 @@ def train(
 ) -> RunResult:
     """Train the model of `recipe` in `run_directory`; with `resume`, go on from its newest whole checkpoint.
 
-    A resumed run takes exactly the steps that the uninterrupted one would have taken. Its recipe may differ from the
-    saved one in `training` budgets only. Raises BadInputError for a recipe or data that do not fit the run, and
-    JourneyError where files cannot be written or training diverges; the run's status is then "failed".
+    A resumed run takes exactly the steps that the uninterrupted one would have taken; a finished one is left as it is.
+    Its recipe may differ from the saved one in `training` budgets only. Raises BadInputError for a recipe or data that
+    do not fit (the folder is then as it was), and JourneyError where files cannot be written or training diverges; the
+    run's status is then "failed".
     """
     observer = observer or Observer()
     if resume:
         folder = RunFolder.open(run_directory)
         _check_same_recipe(load_recipe(run_directory), recipe, run_directory)
+    else:
+        folder = RunFolder.new(run_directory)
     inputs = prepare_inputs(recipe, observer=observer)
     recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
-    if not resume:
-        folder = RunFolder.create(run_directory, recipe)
+    run = _Run(recipe, folder, inputs, observer, sampler)
+    resume_step = run.restore() if resume else None
+    if run.complete:
+        observer.message(f"{run_directory} is finished; to go on, give it a larger budget: --set training.steps=...")
+        return RunResult(run_directory, "finished", dict(folder.information["figures"]))
+    resources = ExitStack()  # trackers: closed however the run ends
     try:
-        run = _Run(recipe, folder, inputs, observer, sampler, resume)
+        run.open(resume_step, resources)
         return run.finish() if run.loop() else run.interrupt()
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        folder.update(status=status, error=f"{type(error).__name__}: {error}")
+        with suppress(Exception):  # what went wrong first is what the caller hears of
+            resources.close()
+        with suppress(JourneyError):
+            folder.update(status=status, error=f"{type(error).__name__}: {error}")
         raise
 
 
@@ -83,54 +94,24 @@ class _Run:
     """One process's work on a run."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        folder: RunFolder,
-        inputs: Inputs,
-        observer: Observer,
-        sampler: Sampler | None,
-        resume: bool,
+        self, recipe: Recipe, folder: RunFolder, inputs: Inputs, observer: Observer, sampler: Sampler | None
     ) -> None:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
         self.observer, self.sampler = observer, sampler
-        torch.manual_seed(recipe.seed)
         device = pick_device(recipe.training.device)
         precision = Precision(pick_precision(recipe.training.precision, device), device)
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)
         self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
+        torch.manual_seed(recipe.seed)
         model = Decoder(recipe.model).to(device)
         model.train()
         self.trainer = Trainer(recipe, model, inputs.train, precision)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping)
-        resume_step = self._restore() if resume else None
         self.stop_requested = False
-        files.write_json(folder.directory / VOCABULARY_FILE, inputs.vocabulary)
-        files.write_json(folder.directory / "preparation.json", configuration.dump(inputs.preparation))
-        if resume:
-            files.write_text(folder.directory / RECIPE_FILE, configuration.to_yaml(configuration.dump(recipe)))
-        self.trackers = make_trackers(
-            recipe.training.trackers,
-            folder.directory,
-            run_name=folder.directory.name,
-            config=configuration.dump(recipe),
-            resume_step=resume_step,
-        )
-        self.samples = TrackerGroup([JsonlTracker(folder.directory / SAMPLES, resume_step=resume_step)])
-        folder.update(
-            status="running",
-            error=None,
-            fingerprints=inputs.fingerprints(),
-            paths={"prepared": str(inputs.prepared), "shards": str(inputs.directory)},
-            energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
-            figures={
-                "parameters": count_parameters(recipe.model).total,
-                "peak_flops": self.peak_flops,
-                "precision": precision.name,
-            },
-        )
 
-    def _restore(self) -> int:
+    def restore(self) -> int:
+        """Go back to where the newest whole checkpoint stands; returns its step, or -1 where there is none."""
         checkpoint = latest_checkpoint(self.folder.checkpoints, on_warning=self.observer.message)
         if checkpoint is None:
             self.observer.message("no checkpoint was finished yet; the run begins again")
@@ -140,6 +121,46 @@ class _Run:
         self.early_stopping = EarlyStopping(self.recipe.training.early_stopping, **checkpoint.state["early_stopping"])
         self.observer.message(f"resumed from {checkpoint.path} (step {checkpoint.step})")
         return checkpoint.step
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run was finished before and its budget leaves no step to take."""
+        finished = self.folder.information.get("status") == "finished"
+        return finished and (self.trainer.progress >= 1.0 or self.early_stopping.stop)
+
+    def open(self, resume_step: int | None, resources: ExitStack) -> None:
+        """Write down what the run is and open its trackers; `resources` closes them."""
+        recipe, directory = self.recipe, self.folder.directory
+        if resume_step is None:
+            self.folder.create(recipe)
+        with writing(directory):
+            self.folder.sweep()
+            files.write_json(directory / VOCABULARY_FILE, self.inputs.vocabulary)
+            files.write_json(directory / "preparation.json", configuration.dump(self.inputs.preparation))
+            files.write_text(directory / RECIPE_FILE, configuration.to_yaml(configuration.dump(recipe)))
+            self.samples = JsonlTracker(directory / SAMPLES, resume_step=resume_step)
+            resources.callback(self.samples.close)
+            self.trackers = make_trackers(
+                recipe.training.trackers,
+                directory,
+                run_name=directory.name,
+                config=configuration.dump(recipe),
+                resume_step=resume_step,
+            )
+            resources.callback(self.trackers.close)
+        self.resources = resources
+        self.folder.update(
+            status="running",
+            error=None,
+            fingerprints=self.inputs.fingerprints(),
+            paths={"prepared": str(self.inputs.prepared), "shards": str(self.inputs.directory)},
+            energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
+            figures={
+                "parameters": count_parameters(recipe.model).total,
+                "peak_flops": self.peak_flops,
+                "precision": self.trainer.precision.name,
+            },
+        )
 
     def loop(self) -> bool:
         """Step until the budget is used up (True) or a stop is asked for (False)."""
@@ -167,20 +188,24 @@ class _Run:
     def finish(self) -> RunResult:
         """Save the model, then judge it."""
         trainer = self.trainer
-        if self.early_stopping.stop:
-            best = self.folder.directory / BEST
-            trainer.model.load_state_dict(load_state(best)[1])
-            self.observer.message(
-                f"{self.early_stopping.bad} validations without a better loss: stopped early; the best model is kept"
-            )
         self.observer.stage("saving the model")
         self._save()
+        if self.early_stopping.stop:
+            self._take_back_best()
         save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer)
         self.folder.update(status="trained", step=trainer.position.step, seconds=trainer.position.seconds)
         self.observer.stage("validating")
         self._validate()
         self._sample()
         return self._end("finished")
+
+    def _take_back_best(self) -> None:
+        bad = f"{self.early_stopping.bad} validations without a better loss: stopped early"
+        if self.early_stopping.best is None:
+            self.observer.message(f"{bad}; none had a finite loss, so the last model is kept")
+            return
+        self.trainer.model.load_state_dict(load_state(self.folder.directory / BEST)[1])
+        self.observer.message(f"{bad}; the best model is kept")
 
     def interrupt(self) -> RunResult:
         """Save where the run stands and say how to go on."""
@@ -204,8 +229,7 @@ class _Run:
             "flops": position.tokens * self.flops_per_token,
             "energy_joules_estimate": energy_estimate_joules(position.seconds, lineage.usable_cores()),
         }
-        self.trackers.close()
-        self.samples.close()
+        self.resources.close()
         self.folder.update(status=status, step=position.step, seconds=position.seconds, figures=figures)
         return RunResult(self.folder.directory, status, dict(self.folder.information["figures"]))
 
@@ -255,7 +279,8 @@ class _Run:
         if self.sampler is None:
             return
         for prompt in self.recipe.training.sample_prompts:
-            text = self.sampler(self.trainer.model, self.inputs.tokenizer, prompt)
+            with torch.random.fork_rng():  # what a sample draws must not move the dropout of the steps to come
+                text = self.sampler(self.trainer.model, self.inputs.tokenizer, prompt)
             row = {"prompt": prompt, "text": text}
             self.samples.log(self.trainer.position.step, row)
             self.observer.sample({"step": self.trainer.position.step, **row})
@@ -287,7 +312,8 @@ class _Run:
             if self.stop_requested:
                 raise KeyboardInterrupt
             self.stop_requested = True
-            self.observer.message("stopping after this step; once more to stop at once, losing what is not saved")
+            with suppress(RuntimeError):  # a signal in the middle of a write to the terminal: it takes no second one
+                self.observer.message("stopping after this step; once more to stop at once, losing what is not saved")
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

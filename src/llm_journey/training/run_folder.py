@@ -6,10 +6,13 @@ checkpoints/step-00000100/  model/  report.html
 
 import datetime
 import math
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_journey.checkpoint.tensor_files import writing
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError
@@ -20,6 +23,8 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 BEST = "best"
 SAMPLES = "samples.jsonl"
+# What core.files leaves behind when it is killed: new content under a temporary name, an old folder on its way out.
+_LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.(?:tmp|old)")
 
 
 class RunFolder:
@@ -29,16 +34,11 @@ class RunFolder:
         self.directory, self.information = directory, information
 
     @classmethod
-    def create(cls, directory: Path, recipe: Recipe) -> "RunFolder":
-        """A new run. Raises BadInputError where the folder already holds one."""
+    def new(cls, directory: Path) -> "RunFolder":
+        """A run to be; nothing is written yet. Raises BadInputError where the folder already holds one."""
         if (directory / RUN_FILE).exists():
             raise BadInputError(f"{directory}: holds a run already; choose another name, or resume it with --resume")
-        directory.mkdir(parents=True, exist_ok=True)
-        files.write_text(directory / RECIPE_FILE, configuration.to_yaml(configuration.dump(recipe)))
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        folder = cls(directory, {"name": directory.name, "status": "running", "created": now})
-        folder.update(figures={}, lineage=lineage.describe(), seed=recipe.seed)
-        return folder
+        return cls(directory, {})
 
     @classmethod
     def open(cls, directory: Path) -> "RunFolder":
@@ -48,12 +48,34 @@ class RunFolder:
             raise BadInputError(f"{directory}: no run here; `journey runs list` shows the runs there are")
         return cls(directory, files.read_json(path))
 
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder of a new run, with its recipe and run.json."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.information = {"name": self.directory.name, "status": "running", "created": now}
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            files.write_text(self.directory / RECIPE_FILE, configuration.to_yaml(configuration.dump(recipe)))
+        self.update(lineage=lineage.describe(), seed=recipe.seed)
+
     def update(self, *, figures: Mapping[str, Any] | None = None, **values: Any) -> None:
         """Merge values (and figures) into run.json. A figure that is not finite becomes null."""
         merged = {**self.information.get("figures", {}), **(figures or {})}
         clean = {key: _finite(value) for key, value in merged.items()}
         self.information = {**self.information, **values, "figures": clean}
-        files.write_json(self.directory / RUN_FILE, self.information)
+        with writing(self.directory):
+            files.write_json(self.directory / RUN_FILE, self.information)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written; a folder whose successor never came is put back."""
+        for path in list(self.directory.iterdir()):
+            if match := _LEFTOVER.fullmatch(path.name):
+                target = self.directory / match[1]
+                if (path / "old").is_dir() and not target.exists():
+                    (path / "old").replace(target)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:
