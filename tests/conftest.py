@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-_WORDS = (
+_WORDS = (  # noqa: SIM905 - forty quoted words would be harder to read
     "the a river city king stone old small red near of in and was is built by over from great north south trade town "
     "bridge market house winter people century known first later became made wall harbour church field garden"
 ).split()

@@ -67,9 +67,12 @@ def test_a_traceback_is_shown_only_where_it_is_wanted(
     assert captured.err.endswith("error: no such key\n")
 
 
-def test_success_and_a_chosen_code_pass_through() -> None:
+def test_success_and_a_chosen_code_pass_through(capsys: pytest.CaptureFixture[str]) -> None:
     assert guarded(lambda: None) == 0
+    assert guarded(lambda: 1) == 1
+    assert capsys.readouterr().err == ""
     assert guarded(lambda: 130) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

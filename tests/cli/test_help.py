@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import Journey
 from syrupy.assertion import SnapshotAssertion
 
+from conftest import Journey
 from llm_journey.cli.main import app
 
 HEAVY = ("torch", "numpy", "transformers", "matplotlib", "yaml", "rich", "pyarrow", "tokenizers", "regex")
@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_help_takes_little_longer_than_its_parser() -> None:
-    """At most twice the time of `import typer`, the best of seven each, taken in turns: a load on the machine hits both."""
+    """At most twice the time of `import typer`: the best of seven each, in turns, so that a load hits both."""
 
     def seconds(*arguments: str) -> float:
         start = time.perf_counter()

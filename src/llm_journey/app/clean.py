@@ -70,7 +70,7 @@ def remove(items: list[Removable]) -> int:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links count as nothing and are not followed."""
+    """Bytes of a file, or of all files in a folder; links to folders are not followed."""
     if path.is_symlink() or not path.exists():
         return 0
     if path.is_file():

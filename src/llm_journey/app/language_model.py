@@ -145,8 +145,7 @@ def open_model(name_or_path: str) -> LanguageModel:
     if tokenizer is None:
         raise BadInputError(f"{directory}: holds no tokenizer.json, so no text can go in; put the tokenizer there")
     defaults, stop_ids = _generation_config(directory, tokenizer)
-    name = name_or_path if Path(name_or_path).name == name_or_path else directory.name
-    return LanguageModel(name, directory, decoder, tokenizer, defaults, stop_ids)
+    return LanguageModel(_name_of(name_or_path, directory), directory, decoder, tokenizer, defaults, stop_ids)
 
 
 def find_model(name_or_path: str) -> Path:
@@ -172,6 +171,14 @@ def find_model(name_or_path: str) -> Path:
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
     """`key=value` texts as sampling settings."""
     return override({}, assignments)
+
+
+def _name_of(name_or_path: str, directory: Path) -> str:
+    """The name of the run that a model's folder lies in, else the name it was asked for by, without its path."""
+    run = next(
+        (folder for folder in (directory.parent, directory.parent.parent) if (folder / RUN_FILE).is_file()), None
+    )
+    return run.name if run is not None else Path(name_or_path).name
 
 
 def _model_of_run(directory: Path) -> Path:

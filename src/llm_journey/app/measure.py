@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_journey.app.runs import TrainedRun
 from llm_journey.app.training import describe_error
@@ -17,6 +17,9 @@ from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
 from llm_journey.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from llm_journey.datasets.shards import TokenShards
 
 # Largest logit difference to transformers in float32 that an export may show.
 LOGIT_BOUND = 1e-4
@@ -39,19 +42,27 @@ class _Material:
     recipe: Recipe
     observer: Observer
 
-    @property
-    def shards(self) -> Path:
-        return Path(self._path("shards"))
+    def data(self) -> "tuple[Path, TokenShards, TokenShards]":
+        """The prepared text, the training and the validation shards that the run was made from.
 
-    @property
-    def prepared(self) -> Path:
-        return Path(self._path("prepared"))
+        Where they were cleaned away they are prepared again. Raises BadInputError where they are others by now.
+        """
+        from llm_journey.datasets.shards import TokenShards
 
-    def _path(self, name: str) -> str:
-        paths = self.folder.information.get("paths")
-        if not isinstance(paths, dict) or name not in paths:
-            raise BadInputError(f"{self.folder.directory}: run.json names no prepared data; train the run again")
-        return str(paths[name])
+        paths = self.folder.information.get("paths", {})
+        prepared, shards = Path(paths.get("prepared", "")), Path(paths.get("shards", ""))
+        if (prepared / "preparation.json").is_file() and (shards / "train.json").is_file():
+            train, validation = (TokenShards.open(shards, split) for split in ("train", "validation"))
+        else:
+            from llm_journey.training.inputs import prepare_inputs
+
+            inputs = prepare_inputs(self.recipe, observer=self.observer)
+            prepared, train, validation = inputs.prepared, inputs.train, inputs.validation
+        fingerprints = self.folder.information.get("fingerprints", {})
+        for split, found in (("train", train.fingerprint), ("validation", validation.fingerprint)):
+            if found != fingerprints.get(split):
+                raise BadInputError(f"the {split} data changed since this run ({fingerprints.get(split)}, now {found})")
+        return prepared, train, validation
 
 
 def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]:
@@ -72,11 +83,9 @@ def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]
 
 
 def _compare_with_baselines(material: _Material) -> None:
-    from llm_journey.datasets.shards import TokenShards
     from llm_journey.evaluation.baselines import measure as measure_baselines
 
-    shards = [TokenShards.open(material.shards, split) for split in ("train", "validation")]
-    material.folder.update(baselines=measure_baselines(material.prepared, *shards))
+    material.folder.update(baselines=measure_baselines(*material.data()))
 
 
 def _certify_export(material: _Material) -> None:
@@ -84,7 +93,6 @@ def _certify_export(material: _Material) -> None:
     from llm_journey.checkpoint.families import family_of
     from llm_journey.checkpoint.model_folder import load_state
     from llm_journey.checkpoint.verify import compare_with_transformers
-    from llm_journey.datasets.shards import TokenShards
 
     config, _ = load_state(material.folder.model)
     if family_of(config) is None:
@@ -93,7 +101,7 @@ def _certify_export(material: _Material) -> None:
     if importlib.util.find_spec("transformers") is None:
         material.observer.message(f"not compared: {_NEEDS_TRANSFORMERS}")
         return
-    validation = TokenShards.open(material.shards, "validation")
+    _, _, validation = material.data()
     ids = validation.read(0, min(config.context, validation.num_tokens)).tolist()
     difference = compare_with_transformers(material.folder.model, ids)
     material.folder.update(figures={"logit_difference": difference})

@@ -1,5 +1,6 @@
 """A whole run: find the recipe, bring the data, train, then measure what came of it. One process works on a run."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.core.paths import inside, runs_dir
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import Recipe, load_recipe
+from llm_journey.training.run_folder import CHECKPOINTS
+from llm_journey.training.tracker import METRICS_FILE
 
 if TYPE_CHECKING:
     from llm_journey.model.decoder import Decoder
@@ -74,17 +77,32 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
     from llm_journey.training.run import train
 
     pull_source(recipe.data.source, observer)
-    run = TrainedRun(directory)
+    saved_before = _saved_model(directory)
     try:
         train(recipe, directory, resume=resume, observer=observer, sampler=write_sample)
-    except Exception as error:
-        if (directory / MODEL_FOLDER / "config.json").is_file():
+    except BaseException as error:
+        if isinstance(error, Exception) and _saved_model(directory) != saved_before:
             raise JourneyError(
                 f"the model is trained and saved in {directory / MODEL_FOLDER}, but validating it failed "
                 f"({describe_error(error)}); try again with: journey train {directory.name} --resume"
             ) from error
+        if not resume:
+            _remove_if_nothing_was_trained(directory)
         raise
-    return run
+    return TrainedRun(directory)
+
+
+def _saved_model(directory: Path) -> int | None:
+    """What tells one saved model of a run from the next, None before the first."""
+    path = directory / MODEL_FOLDER / "config.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _remove_if_nothing_was_trained(directory: Path) -> None:
+    """A run that failed before its first step leaves no folder: its name is free for the corrected one."""
+    metrics = directory / METRICS_FILE
+    if not (directory / CHECKPOINTS).exists() and not (metrics.is_file() and metrics.stat().st_size):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def describe_error(error: BaseException) -> str:

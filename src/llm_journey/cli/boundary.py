@@ -5,9 +5,11 @@
 
 import errno
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from llm_journey.core.errors import JourneyError
 
@@ -19,7 +21,8 @@ _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 def guarded(work: Callable[[], int | None]) -> int:
     """Run `work` and return the exit code of the process; what it raises is said in one line on standard error."""
     try:
-        return work() or 0
+        code = work() or 0
+        return _fail("interrupted", _INTERRUPTED) if code == _INTERRUPTED else code
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
     except JourneyError as error:
@@ -70,10 +73,21 @@ def _usage(error: Exception) -> str:
 
 
 def _explain_os_error(error: OSError) -> str:
-    where = str(error.filename) if error.filename is not None else "the disk"
+    where = str(error.filename) if error.filename is not None else "a file"
     reason = error.strerror or type(error).__name__
     if error.errno in _DISK_FULL:
+        where = where if error.filename is not None else _fullest_folder()
         return f"{where}: the disk is full ({reason}); free some space (`journey clean`) or set JOURNEY_HOME elsewhere"
     if error.errno in _NOT_WRITABLE:
         return f"{where}: no permission or not writable ({reason}); set JOURNEY_HOME to a folder that you can write"
     return f"{where}: {reason}"
+
+
+def _fullest_folder() -> str:
+    """Which of our folders has the least room: a failed write does not say where it failed."""
+    from llm_journey.core.paths import cache_dir, runs_dir
+
+    def free(folder: Path) -> int:
+        return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+    return str(min((cache_dir().absolute(), runs_dir().absolute()), key=free))
