@@ -47,9 +47,8 @@ def learning_rate_factor(config: ScheduleConfig, progress: float) -> float:
             done = (progress - config.warmup) / max(1.0 - config.warmup, 1e-12)
             return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * done))
         case "wsd":
-            start = 1.0 - config.decay
-            if progress <= start:
+            if progress <= 1.0 - config.decay:
                 return 1.0
-            return 1.0 + (config.final - 1.0) * (progress - start) / config.decay
+            return config.final + (1.0 - config.final) * min((1.0 - progress) / config.decay, 1.0)
         case _:
             raise unknown_name("schedule", config.name, ("cosine", "wsd", "constant"))
