@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ _WORDS = (  # noqa: SIM905 - forty quoted words would be harder to read
     "the a river city king stone old small red near of in and was is built by over from great north south trade town "
     "bridge market house winter people century known first later became made wall harbour church field garden"
 ).split()
+
+_OWN_HOME = os.environ.get("HOME", "")
 
 # Seconds of training on one core: enough to see that everything works, nothing to judge a model by.
 TINY_RECIPE = """\
@@ -137,3 +141,16 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def files_under(folder: Path) -> list[str]:
     """Names of all files under a folder, which need not exist."""
     return sorted(os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="session")
+def wiki_summaries(pytestconfig: pytest.Config) -> Path:
+    """The folder of the real corpus `wiki-summaries`, pulled once and kept beside pytest's own cache."""
+    assert pytestconfig.cache is not None
+    kept = pytestconfig.cache.mkdir("journey-home")
+    environment = {**os.environ, "HOME": _OWN_HOME, "JOURNEY_HOME": str(kept)}
+    command = [sys.executable, "-m", "llm_journey", "data", "pull", "wiki-summaries"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"the corpus cannot be pulled here: {done.stderr.strip().splitlines()[-1]}")
+    return Path(done.stdout.strip()).parent
