@@ -77,6 +77,8 @@ def train(
     if run.complete:
         observer.message(f"{run_directory} is finished; to go on, give it a larger budget: --set training.steps=...")
         return RunResult(run_directory, "finished", dict(folder.information["figures"]))
+    if not resume:
+        folder.create(recipe)
     resources = ExitStack()  # trackers: closed however the run ends
     try:
         run.open(resume_step, resources)
@@ -131,8 +133,6 @@ class _Run:
     def open(self, resume_step: int | None, resources: ExitStack) -> None:
         """Write down what the run is and open its trackers; `resources` closes them."""
         recipe, directory = self.recipe, self.folder.directory
-        if resume_step is None:
-            self.folder.create(recipe)
         with writing(directory):
             self.folder.sweep()
             files.write_json(directory / VOCABULARY_FILE, self.inputs.vocabulary)
