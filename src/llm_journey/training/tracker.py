@@ -55,16 +55,24 @@ class JsonlTracker:
         try:
             written = os.write(self._descriptor, line)
         except OSError as error:
-            raise JourneyError(f"{self._path}: cannot be written ({error.strerror}); free some disk space") from None
+            raise self._not_written(error) from None
         if written != len(line):
             raise JourneyError(f"{self._path}: the disk is full; free some space and resume")
 
     def close(self) -> None:
-        """Flush the file to disk and close it."""
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Flush the file to disk and close it. Raises JourneyError where the disk does not take it."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise self._not_written(error) from None
+        finally:
+            os.close(descriptor)
+
+    def _not_written(self, error: OSError) -> JourneyError:
+        return JourneyError(f"{self._path}: cannot be written ({error.strerror}); free some disk space")
 
 
 class TensorBoardTracker:
