@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import llm_journey
+from llm_journey.app import training
 from llm_journey.app.quickstart import StageTimes, run_quickstart
 from llm_journey.app.recipes import find_recipe, recipe_for_source
 from llm_journey.app.runs import find_run
@@ -116,6 +117,20 @@ def test_a_run_that_failed_before_its_first_step_frees_its_name(
     assert not (empty_home / "runs" / "rivers").exists()
     with pytest.raises(BadInputError, match="unknown run"):
         find_run("rivers")
+
+
+@pytest.mark.parametrize(("load", "said"), [(2.6, True), (0.4, False)])
+def test_a_busy_machine_is_named_before_a_budget_of_seconds(
+    load: float, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = Recorder()
+    monkeypatch.setattr(training, "usable_cores", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    training._warn_where_busy(watching)
+    assert (
+        watching.messages
+        == [f"this machine is busy (load {load} on 2 cores): the budget will see fewer tokens"][: int(said)]
+    )
 
 
 def test_the_api_is_documented() -> None:

@@ -1,5 +1,6 @@
 """A whole run: find the recipe, bring the data, train, then measure what came of it. One process works on a run."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from llm_journey.app.recipes import find_recipe
 from llm_journey.app.runs import MODEL_FOLDER, TrainedRun, find_run, new_run_directory, working_on
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.lineage import usable_cores
 from llm_journey.core.paths import inside, runs_dir
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import Recipe, load_recipe
@@ -77,6 +79,8 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
     from llm_journey.training.run import train
 
     pull_source(recipe.data.source, observer)
+    if recipe.training.seconds is not None:
+        _warn_where_busy(observer)
     saved_before = _saved_model(directory)
     try:
         train(recipe, directory, resume=resume, observer=observer, sampler=write_sample)
@@ -90,6 +94,13 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
             _remove_if_nothing_was_trained(directory)
         raise
     return TrainedRun(directory)
+
+
+def _warn_where_busy(observer: Observer) -> None:
+    """A budget in seconds buys fewer steps where other programs use the cores; say so before, not after."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, usable_cores()
+    if load > cores / 2:
+        observer.message(f"this machine is busy (load {load:.1f} on {cores} cores): the budget will see fewer tokens")
 
 
 def _saved_model(directory: Path) -> int | None:
