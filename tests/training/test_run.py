@@ -227,9 +227,9 @@ def test_what_cannot_be_trained_leaves_no_folder(texts: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("failure", [MemoryError, RuntimeError])
+@pytest.mark.parametrize("failure", [MemoryError, RuntimeError, KeyboardInterrupt])
 def test_the_model_is_saved_before_it_is_evaluated(
-    failure: type[Exception], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failure: type[BaseException], texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nanochat#446 (incident 7): a finished run was lost because its evaluation ran out of memory."""
     recipe = make_recipe(texts, validations=1)
@@ -242,7 +242,7 @@ def test_the_model_is_saved_before_it_is_evaluated(
         patch.setattr(validating, "_summed_nats", fail)
         with pytest.raises(failure):
             train(recipe, tmp_path / "run")
-    assert status(tmp_path / "run") == "failed"
+    assert status(tmp_path / "run") == ("interrupted" if failure is KeyboardInterrupt else "failed")
     model, tokenizer = load_model(tmp_path / "run" / "model")
     assert tokenizer is not None
     for one, other in zip(model.parameters(), load_model(expected.directory / "model")[0].parameters(), strict=True):

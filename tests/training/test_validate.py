@@ -78,8 +78,12 @@ def test_every_token_is_a_target_exactly_once_with_half_a_context_before_it(
     assert sorted(targets) == sorted(expected), "the end token behind a document is no target"
 
 
-def test_batches_are_bounded_and_hold_little_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validating, "_TOKENS_A_BATCH", 64)
+@pytest.mark.parametrize("vocabulary_is_small", [True, False])
+def test_batches_are_bounded_and_hold_little_padding(
+    vocabulary_is_small: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, size = ("_TOKENS_A_BATCH", 64) if vocabulary_is_small else ("_LOGITS_A_BATCH", 64 * VOCABULARY)
+    monkeypatch.setattr(validating, limit, size)
     shards = write_documents(tmp_path, [3, 16, 1, 16, 9, 2, 30, 16, 5])
     batches = list(validation_batches(shards, 16))
     assert len(batches) > 2 and all(batch.inputs.size <= 64 for batch in batches)

@@ -278,8 +278,10 @@ class _Run:
     def _sample(self) -> None:
         if self.sampler is None:
             return
+        device = self.trainer.model.device
         for prompt in self.recipe.training.sample_prompts:
-            with torch.random.fork_rng():  # what a sample draws must not move the dropout of the steps to come
+            # What a sample draws must not move the dropout of the steps to come.
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 text = self.sampler(self.trainer.model, self.inputs.tokenizer, prompt)
             row = {"prompt": prompt, "text": text}
             self.samples.log(self.trainer.position.step, row)

@@ -19,7 +19,9 @@ from llm_journey.datasets.batching import IGNORED, Batch, Int64Array, pad_batch
 from llm_journey.datasets.shards import TokenShards
 from llm_journey.model.decoder import Decoder
 
+# Positions of a batch, and numbers in its logits: 128 MiB in float32, whatever the vocabulary.
 _TOKENS_A_BATCH = 8192
+_LOGITS_A_BATCH = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,16 @@ def validate(model: Decoder, shards: TokenShards) -> Validation:
 
 
 def validation_batches(shards: TokenShards, context: int) -> Iterator[Batch]:
-    """All held-out windows, grouped by length so that little is padding, about 8,192 positions a batch."""
+    """All held-out windows, grouped by length so that little is padding, at most 8,192 positions (or one window) a batch.
+
+    A larger vocabulary than 4,096 makes the batches smaller, so that evaluating takes no more memory than training did.
+    """
+    limit = min(_TOKENS_A_BATCH, _LOGITS_A_BATCH // shards.vocab_size)
     windows = sorted(_windows(shards, context), key=lambda pair: len(pair[0]))
     start = 0
     while start < len(windows):
         stop = start + 1
-        while stop < len(windows) and (stop - start + 1) * len(windows[stop][0]) <= _TOKENS_A_BATCH:
+        while stop < len(windows) and (stop - start + 1) * len(windows[stop][0]) <= limit:
             stop += 1
         inputs, mask = pad_batch([window for window, _ in windows[start:stop]], pad_id=shards.end_id)
         targets = np.full_like(inputs, IGNORED)
