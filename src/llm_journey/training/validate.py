@@ -57,7 +57,7 @@ def validate(model: Decoder, shards: TokenShards) -> Validation:
 
 
 def validation_batches(shards: TokenShards, context: int) -> Iterator[Batch]:
-    """All held-out windows, grouped by length so that little is padding, at most 8,192 positions (or one window) a batch.
+    """All held-out windows, grouped by length so that little is padding; a batch is one, or up to 8,192 positions.
 
     A larger vocabulary than 4,096 makes the batches smaller, so that evaluating takes no more memory than training did.
     """
