@@ -139,8 +139,8 @@ def test_logits_of_a_diverged_model_are_an_error_of_ours(value: float) -> None:
     ("values", "message"),
     [
         ({"temperature": -1}, "temperature must be 0"),
-        ({"temperature": float("inf")}, "temperature must be 0"),
-        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"temperature": float("inf")}, "key 'temperature' = inf: input should be a finite number"),
+        ({"temperature": float("nan")}, "key 'temperature' = nan: input should be a finite number"),
         ({"top_k": 0}, "top_k must be at least 1"),
         ({"top_p": 0}, "top_p must be above 0"),
         ({"top_p": 1.5}, "top_p must be above 0"),
