@@ -75,6 +75,11 @@ class LanguageModel:
     defaults: dict[str, Any] = field(default_factory=dict)
     stop_ids: frozenset[int] = frozenset()
 
+    @property
+    def run(self) -> Path | None:
+        """The folder of the training run that the model comes from, None where it comes from elsewhere."""
+        return _run_of(self.directory)
+
     def generate(self, text: str, **settings: Any) -> str:
         """The continuation of `text`.
 
@@ -152,9 +157,9 @@ def find_model(name_or_path: str) -> Path:
     """The folder of a model: a folder in Hugging Face layout, a run (its model, else its last whole checkpoint), or a
     catalog model that lies on this machine in a form that can be opened."""
     path = Path(name_or_path).expanduser()
-    if (path / RUN_FILE).is_file() or (not path.is_dir() and has_run(name_or_path)):
-        return _model_of_run(find_run(name_or_path).directory)
-    if has_run(name_or_path) and not (path / "config.json").is_file():
+    if (path / "config.json").is_file():
+        return path
+    if has_run(name_or_path):
         return _model_of_run(find_run(name_or_path).directory)
     if path.is_dir():
         return path
@@ -175,10 +180,14 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _name_of(name_or_path: str, directory: Path) -> str:
     """The name of the run that a model's folder lies in, else the name it was asked for by, without its path."""
-    run = next(
-        (folder for folder in (directory.parent, directory.parent.parent) if (folder / RUN_FILE).is_file()), None
-    )
+    run = _run_of(directory)
     return run.name if run is not None else Path(name_or_path).name
+
+
+def _run_of(directory: Path) -> Path | None:
+    """The run whose model/ or checkpoint a folder is."""
+    around = (directory.parent, directory.parent.parent)
+    return next((folder for folder in around if (folder / RUN_FILE).is_file()), None)
 
 
 def _model_of_run(directory: Path) -> Path:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from llm_journey.cli import completion
 from llm_journey.cli.options import Json, RecipeOrSource, Set, examples
 
 app = typer.Typer(
@@ -24,7 +25,15 @@ def list_data(as_json: Json = False) -> None:
 
 @app.command(epilog=examples("journey data pull wiki-summaries", "journey data pull tinyshakespeare --json"))
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `journey data list`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name of `journey data list`.",
+            show_default=False,
+            autocompletion=completion.catalog_data,
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Bring a corpus to this machine.

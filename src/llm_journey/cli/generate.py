@@ -47,11 +47,14 @@ def chat(
 
     Messages pass through its chat template. /new starts over, an empty line or Ctrl-D ends.
     """
+    from llm_journey.cli.output import say
     from llm_journey.core.errors import BadInputError
 
     if text is None and as_json:
         raise BadInputError("--json needs a message: journey chat MODEL TEXT --json")
     opened, chosen = _open(model, settings)
+    if opened.run is not None:
+        say(f"{opened.name} was trained on plain text, not on conversations: it goes on writing rather than answers")
     if text is None:
         _converse(opened, chosen)
         return

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from llm_journey.cli import completion
 from llm_journey.cli.options import Json, examples
 
 app = typer.Typer(
@@ -26,7 +27,15 @@ def list_models(as_json: Json = False) -> None:
     epilog=examples("journey models pull smollm2-135m-instruct", "journey models pull all-minilm-l6-v2 --json")
 )
 def pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `journey models list`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name of `journey models list`.",
+            show_default=False,
+            autocompletion=completion.catalog_models,
+        ),
+    ],
     as_json: Json = False,
 ) -> None:
     """Bring a model to this machine.

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from llm_journey.cli import completion
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 Set = Annotated[
     list[str] | None,
@@ -23,12 +25,22 @@ RecipeOrSource = Annotated[
         metavar="SOURCE",
         help="A catalog name, a folder, a file or a glob; or a recipe or a run, for its data.",
         show_default=False,
+        autocompletion=completion.recipes,
     ),
 ]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A run's name, a catalog name, or a folder.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run's name, a catalog name, or a folder.",
+        show_default=False,
+        autocompletion=completion.models,
+    ),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.", show_default=False)]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's name or folder.", show_default=False, autocompletion=completion.runs),
+]
 
 
 def examples(*lines: str) -> str:

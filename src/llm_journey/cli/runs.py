@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from llm_journey.cli import completion
 from llm_journey.cli.options import Json, RunName, examples
 
 app = typer.Typer(
@@ -65,7 +66,12 @@ def show(run: RunName, as_json: Json = False) -> None:
 
 @app.command(epilog=examples("journey runs compare quickstart small", "journey runs compare a b c --to page.html"))
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.", show_default=False)],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...", help="Two or more runs.", show_default=False, autocompletion=completion.runs
+        ),
+    ],
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="Write a page with the curves over each other.")
     ] = None,

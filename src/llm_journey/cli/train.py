@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from llm_journey.cli import completion
 from llm_journey.cli.options import Json, Set, examples
 
 EXAMPLES = examples(
@@ -17,7 +18,10 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE", help="A shipped recipe's name, a YAML file, or a run (its recipe).", show_default=False
+            metavar="RECIPE",
+            help="A shipped recipe's name, a YAML file, or a run (its recipe).",
+            show_default=False,
+            autocompletion=completion.recipes,
         ),
     ],
     settings: Set = None,
