@@ -12,6 +12,7 @@ also evaluates at the median of the others; ours counts steps only, compilation 
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -258,8 +259,14 @@ def run_nanogpt(checkout: Path, text: Path, temporary: Path, arguments: list[str
     """nanoGPT's own train.py in a process of its own: validation loss, parameters, training seconds, tokens/s."""
     result = temporary / "nanogpt.json"
     driver = [sys.executable, str(HERE / "peers" / "nanogpt.py"), str(checkout.resolve()), str(text.resolve())]
+    # Importing our package set an OpenMP default for this process; the peer keeps the library's own.
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     completed = subprocess.run(
-        [*driver, str(temporary / "work"), str(result), *arguments], capture_output=True, text=True, check=False
+        [*driver, str(temporary / "work"), str(result), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     if completed.returncode:
         sys.exit(f"nanoGPT failed:\n{completed.stderr[-2000:]}")

@@ -223,7 +223,7 @@ def _draw_loss(axis: Any, run: Run, theme: Theme) -> None:
     axis.set_xlabel("step")
     _thousands(axis)
     if axis.lines:
-        _legend(axis, theme, columns=2)
+        _legend(axis, theme)
 
 
 def _draw_bits(axis: Any, bits: float, baselines: Mapping[str, float], theme: Theme) -> None:
@@ -268,11 +268,9 @@ def _dress(axis: Any, theme: Theme, title: str, grid: bool = True) -> None:
     axis.margins(x=0.015)
 
 
-def _legend(axis: Any, theme: Theme, columns: int = 1) -> None:
-    """At the top right: inside in one column, above the axes and beside the title in several."""
-    above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": columns, "borderaxespad": 0.2}
-    place = above if columns > 1 else {"loc": "upper right"}
-    axis.legend(frameon=False, labelcolor=theme.ink, fontsize=9, **place)
+def _legend(axis: Any, theme: Theme) -> None:
+    """Inside, at the top right: every curve here falls from the left."""
+    axis.legend(frameon=False, labelcolor=theme.ink, fontsize=9, loc="upper right")
 
 
 def _thousands(axis: Any) -> None:

@@ -1,0 +1,77 @@
+"""What the shipped recipes reach: trains each and notes its figures beside the baselines on the same held-out text.
+
+    python benchmarks/recipes.py quickstart small --append
+    python benchmarks/recipes.py --run quickstart-2 --append     # note a run that is there already
+
+The time of a recipe is the whole command's: preparing (or finding) the data, training, saving, measuring, reporting.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import llm_journey
+from llm_journey.app.runs import TrainedRun, find_run
+from llm_journey.core import ledger
+from llm_journey.core.config import dump
+from llm_journey.training.recipe import load_recipe
+
+FIGURES = {
+    "bits_per_byte": "bits/byte",
+    "tokens": "tokens",
+    "tokens_per_second": "tokens/s",
+    "mfu": "share of fp32 peak",
+    "logit_difference": "largest difference to transformers",
+}
+
+
+def main() -> None:
+    """Train or find the runs, print their figures, append ledger rows when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", help="recipes to train by, such as quickstart")
+    parser.add_argument("--run", action="append", default=[], help="the name of a finished run")
+    parser.add_argument("--append", action="store_true", help="append rows to benchmarks/ledger.jsonl")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = [row for name in options.run for row in run_rows(find_run(name), None)]
+    for recipe in options.recipes:
+        started = time.monotonic()
+        run = llm_journey.train(recipe)
+        rows += run_rows(run, time.monotonic() - started)
+    if options.append:
+        ledger.append(Path(__file__).with_name("ledger.jsonl"), rows)
+    for row in rows:
+        print(
+            json.dumps(row) if options.json else f"{row['arm']:28} {row['metric']:24} {row['value']:.4g} {row['unit']}"
+        )
+
+
+def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
+    """Ledger rows of a finished run; `seconds` of the whole command, where it was timed."""
+    if run.status != "finished":
+        sys.exit(f"{run.name} is {run.status}; only a finished run has figures")
+    recipe = load_recipe(run.directory)
+    measured = [("bits per byte", value, "bits/byte", name) for name, value in run.baselines.items()]
+    measured += [(key.replace("_", " "), run.figures[key], unit, "model") for key, unit in FIGURES.items()]
+    if seconds is not None:
+        measured.append(("whole command", seconds, "s", "model"))
+    return [
+        ledger.row(
+            benchmark=f"recipe-{recipe.name.rstrip('-0123456789')}",
+            arm=arm,
+            metric=metric,
+            value=value,
+            unit=unit,
+            seed=recipe.seed,
+            command=f"journey train {recipe.name.rstrip('-0123456789')}",
+            config=dump(recipe),
+        )
+        for metric, value, unit, arm in measured
+    ]
+
+
+if __name__ == "__main__":
+    main()
