@@ -60,13 +60,13 @@ def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
         measured.append(("whole command", seconds, "s", "model"))
     return [
         ledger.row(
-            benchmark=f"recipe-{recipe.name.rstrip('-0123456789')}",
+            benchmark=f"recipe-{recipe.name}",
             arm=arm,
             metric=metric,
             value=value,
             unit=unit,
             seed=recipe.seed,
-            command=f"journey train {recipe.name.rstrip('-0123456789')}",
+            command=f"journey train {recipe.name}",
             config=dump(recipe),
         )
         for metric, value, unit, arm in measured

@@ -221,6 +221,12 @@ def _cost_rows(run: Run) -> list[tuple[str, str]]:
     if "mfu" in figures:
         share = formatting.percent(figures["mfu"])
         rows.append(("MFU", f"{share}: the model's arithmetic over this machine's peak in matrix products"))
+    if "activation_bytes" in figures:
+        size = formatting.with_prefix(figures["activation_bytes"], "B")
+        rows.append(("Activations (counted)", f"{size} kept for one backward pass"))
+    if "key_value_bytes" in figures:
+        size = formatting.with_prefix(figures["key_value_bytes"], "B")
+        rows.append(("Keys and values", f"{size} while generating, at the full context"))
     if "energy_joules_estimate" in figures:
         rows.append(("Energy (estimate)", formatting.energy(figures["energy_joules_estimate"])))
         rows.append(("How it was estimated", _energy_assumption(run)))

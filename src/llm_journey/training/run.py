@@ -22,7 +22,7 @@ from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint,
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.model.cost import count_parameters, training_flops_per_token
+from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.decoder import Decoder
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.early_stopping import EarlyStopping
@@ -157,6 +157,8 @@ class _Run:
             energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
             figures={
                 "parameters": count_parameters(recipe.model).total,
+                "activation_bytes": activation_bytes(recipe.model, recipe.training.batch_size, recipe.model.context),
+                "key_value_bytes": key_value_bytes(recipe.model, recipe.model.context),
                 "peak_flops": self.peak_flops,
                 "precision": self.trainer.precision.name,
             },
