@@ -41,7 +41,14 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix $(SOURCES)
 
 bench: $(VENV)/.ready-dev
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS) || exit 1; done
+	$(BIN)/python benchmarks/tokenizer.py --append
+	$(BIN)/python benchmarks/mfu.py --append
+	$(BIN)/python benchmarks/recipes.py quickstart small --append
+ifdef NANOGPT
+	$(BIN)/python benchmarks/pretrain.py --nanogpt $(NANOGPT) --text $(TEXT) --append
+else
+	@echo 'not compared with nanoGPT: make bench NANOGPT=its/checkout TEXT=tinyshakespeare/input.txt' >&2
+endif
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ from llm_journey.app.runs import TrainedRun, find_run
 from llm_journey.core import ledger
 from llm_journey.core.config import dump
 from llm_journey.training.recipe import load_recipe
+from llm_journey.training.run_folder import RunFolder
 
 FIGURES = {
     "bits_per_byte": "bits/byte",
@@ -54,11 +55,12 @@ def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
     if run.status != "finished":
         sys.exit(f"{run.name} is {run.status}; only a finished run has figures")
     recipe = load_recipe(run.directory)
+    made_by = RunFolder.open(run.directory).information["lineage"]
     measured = [("bits per byte", value, "bits/byte", name) for name, value in run.baselines.items()]
     measured += [(key.replace("_", " "), run.figures[key], unit, "model") for key, unit in FIGURES.items()]
     if seconds is not None:
         measured.append(("whole command", seconds, "s", "model"))
-    return [
+    rows = [
         ledger.row(
             benchmark=f"recipe-{recipe.name}",
             arm=arm,
@@ -66,11 +68,13 @@ def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
             value=value,
             unit=unit,
             seed=recipe.seed,
-            command=f"journey train {recipe.name}",
+            command=made_by["command"],
             config=dump(recipe),
         )
         for metric, value, unit, arm in measured
     ]
+    kept = {key: made_by[key] for key in ("commit", "hardware", "versions")}  # of the run, not of this script
+    return [{**row, **kept} for row in rows]
 
 
 if __name__ == "__main__":

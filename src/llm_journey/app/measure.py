@@ -5,6 +5,7 @@ out of memory). A measurement that fails is noted in the run with its reason; th
 """
 
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class _Material:
 
         paths = self.folder.information.get("paths", {})
         prepared, shards = Path(paths.get("prepared", "")), Path(paths.get("shards", ""))
-        if (prepared / "preparation.json").is_file() and (shards / "train.json").is_file():
+        if self._is_its_own_text(prepared) and (shards / "train.json").is_file():
             train, validation = (TokenShards.open(shards, split) for split in ("train", "validation"))
         else:
             from llm_journey.training.inputs import prepare_inputs
@@ -63,6 +64,12 @@ class _Material:
             if found != fingerprints.get(split):
                 raise BadInputError(f"the {split} data changed since this run ({fingerprints.get(split)}, now {found})")
         return prepared, train, validation
+
+    def _is_its_own_text(self, prepared: Path) -> bool:
+        """Whether the prepared folder still holds the run's text; the same source may have been prepared anew since."""
+        record = prepared / "preparation.json"
+        found = files.read_json(record)["fingerprint"] if record.is_file() else None
+        return found is not None and found == self.folder.information.get("text_fingerprint")
 
 
 def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]:
@@ -118,6 +125,8 @@ def _write_card(material: _Material) -> None:
     from llm_journey.checkpoint.families import family_of
 
     folder = material.folder
+    if not (folder.model / "config.json").is_file():
+        raise BadInputError(f"{folder.directory}: no model is saved yet, so there is nothing to write a card for")
     certified = folder.information["figures"].get("logit_difference") is not None
     if not certified and family_of(material.recipe.model) is not None:
         material.observer.message(f"no model card without the comparison: {_NEEDS_TRANSFORMERS}")
@@ -145,7 +154,7 @@ def _facts(material: _Material) -> Any:
         parameters=figures.get("parameters") or 0,
         context=recipe.model.context,
         tokens_seen=figures.get("tokens") or 0,
-        bits_per_byte=figures.get("bits_per_byte") or 0.0,
+        bits_per_byte=figures.get("bits_per_byte") or math.nan,
         held_out=f"{report['validation_documents']:,} held-out documents of the same source, never trained on",
         baselines={baseline_label(name): value for name, value in baselines.items()},
         logit_difference=figures.get("logit_difference"),

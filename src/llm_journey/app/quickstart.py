@@ -76,7 +76,7 @@ class Summary:
         name = self.run.name
         return [
             ("write with your model", f'journey generate {name} "The city of"'),
-            ("train a better one, 30 minutes", "journey train small"),
+            ("train a better one, 20 minutes", "journey train small"),
             ("train on your own text", "journey train quickstart --set data.source=PATH --name mine"),
             ("read the recipe of this run", "journey runs show " + name),
             ("see what was kept and dropped", f"journey data show {name}"),

@@ -22,7 +22,9 @@ def find_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if name_or_path in shipped_recipes() or path.suffix in _SUFFIXES or path.is_file():
         return load_recipe(name_or_path if name_or_path in shipped_recipes() else path, overrides)
     if has_run(name_or_path):
-        return load_recipe(find_run(name_or_path).directory, overrides)
+        recipe = load_recipe(find_run(name_or_path).directory, overrides)
+        # The size that the run's tokenizer came to is no choice of its recipe: new text decides anew.
+        return replace(recipe, model=replace(recipe.model, vocab_size=0))
     raise BadInputError(
         f"unknown recipe {name_or_path!r}: give one of {', '.join(shipped_recipes())}, a YAML file, or a run "
         f"({suggestion(name_or_path)})"

@@ -90,6 +90,8 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
                 f"the model is trained and saved in {directory / MODEL_FOLDER}, but validating it failed "
                 f"({describe_error(error)}); try again with: journey train {directory.name} --resume"
             ) from error
+        if isinstance(error, KeyboardInterrupt) and _saved_model(directory) != saved_before:
+            observer.message(f"the model is trained and saved; judge it with: journey train {directory.name} --resume")
         if not resume:
             _remove_if_nothing_was_trained(directory)
         raise
@@ -132,6 +134,7 @@ def _new(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None
         chosen = recipe
     else:
         chosen = find_recipe(str(recipe), overrides)
+    chosen = _with_absolute_source(chosen)
     if name is None:
         return chosen, new_run_directory(chosen.name)
     try:
@@ -142,6 +145,15 @@ def _new(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None
     if directory.exists():
         raise BadInputError(f"there is a run called {name!r} already; choose another --name, or go on with --resume")
     return named, directory
+
+
+def _with_absolute_source(recipe: Recipe) -> Recipe:
+    """A folder, file or glob by its full path, so that a run can be resumed from anywhere; a catalog name as it is."""
+    from llm_journey.datasets.catalog import CATALOG
+
+    if recipe.data.source in CATALOG:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, source=str(Path(recipe.data.source).expanduser().absolute())))
 
 
 def _resumed(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None) -> tuple[Recipe, Path]:

@@ -106,7 +106,7 @@ def report(
     Prints its path. The file holds everything that it shows.
     """
     from llm_journey.app.measure import measure as measure_run
-    from llm_journey.app.runs import find_run
+    from llm_journey.app.runs import find_run, working_on
     from llm_journey.cli.live import view
     from llm_journey.core.console import output, print_json
     from llm_journey.reports.run_report import write_report
@@ -114,7 +114,7 @@ def report(
     found = find_run(run)
     failures: dict[str, str] = {}
     if measure:
-        with view() as watching:
+        with working_on(found.directory), view() as watching:
             failures = measure_run(found, watching)
     path = write_report(found.directory)
     if as_json:

@@ -31,7 +31,10 @@ _PROBLEMS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run trains and validates on. `prepared` holds the text, `directory` the tokenizer and the shards."""
+    """What a run trains and validates on. `prepared` holds the text, `directory` the tokenizer and the shards.
+
+    text_fingerprint identifies what `prepared` held then; another preparation may replace it later.
+    """
 
     tokenizer: Tokenizer
     train: TokenShards
@@ -40,6 +43,7 @@ class Inputs:
     vocabulary: dict[str, Any]
     prepared: Path
     directory: Path
+    text_fingerprint: str
 
     def fingerprints(self) -> dict[str, str]:
         """What identifies the data and the tokenizer; a resumed run must find the same (NeMo-RL#2519)."""
@@ -89,6 +93,7 @@ def prepare_inputs(
         vocabulary=files.read_json(directory / VOCABULARY_FILE),
         prepared=prepared,
         directory=directory,
+        text_fingerprint=source,
     )
 
 
@@ -116,7 +121,7 @@ def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -
 
 
 def _open(directory: Path, split: str) -> TokenShards:
-    shards = TokenShards.open(directory, split)
+    shards = TokenShards.open(directory, split, verify=True)
     if not shards.num_documents:
         raise BadInputError(f"the {split} split is empty; give more text or change data.held_out")
     return shards

@@ -59,8 +59,9 @@ def train(
 ) -> RunResult:
     """Train the model of `recipe` in `run_directory`; with `resume`, go on from its newest whole checkpoint.
 
-    A resumed run takes exactly the steps that the uninterrupted one would have taken; a finished one is left as it is.
-    Its recipe may differ from the saved one in `training` budgets only. Raises BadInputError for a recipe or data that
+    A resumed run takes exactly the steps that the uninterrupted one would have taken (with a budget in seconds their
+    number and learning rates follow the clock); a finished one is left as it is. Its recipe may differ from the saved
+    one in how long to train and what to show meanwhile. Raises BadInputError for a recipe or data that
     do not fit (the folder is then as it was), and JourneyError where files cannot be written or training diverges; the
     run's status is then "failed".
     """
@@ -120,7 +121,9 @@ class _Run:
             return -1
         _check_fingerprints(checkpoint, self.inputs, self.folder.directory)
         self.trainer.restore(checkpoint.model, checkpoint.optimizer, checkpoint.state["trainer"])
-        self.early_stopping = EarlyStopping(self.recipe.training.early_stopping, **checkpoint.state["early_stopping"])
+        patience = self.recipe.training.early_stopping
+        if patience is None or (self.folder.directory / BEST).is_dir():
+            self.early_stopping = EarlyStopping(patience, **checkpoint.state["early_stopping"])
         self.observer.message(f"resumed from {checkpoint.path} (step {checkpoint.step})")
         return checkpoint.step
 
@@ -153,6 +156,7 @@ class _Run:
             status="running",
             error=None,
             fingerprints=self.inputs.fingerprints(),
+            text_fingerprint=self.inputs.text_fingerprint,
             paths={"prepared": str(self.inputs.prepared), "shards": str(self.inputs.directory)},
             energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
             figures={
@@ -229,8 +233,9 @@ class _Run:
             "tokens_per_second": rate,
             "mfu": rate * self.flops_per_token / self.peak_flops,
             "flops": position.tokens * self.flops_per_token,
-            "energy_joules_estimate": energy_estimate_joules(position.seconds, lineage.usable_cores()),
         }
+        if self.trainer.model.device.type == "cpu":  # the assumption is about cores
+            figures["energy_joules_estimate"] = energy_estimate_joules(position.seconds, lineage.usable_cores())
         self.resources.close()
         self.folder.update(status=status, step=position.step, seconds=position.seconds, figures=figures)
         return RunResult(self.folder.directory, status, dict(self.folder.information["figures"]))
