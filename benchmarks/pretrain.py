@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,19 +224,15 @@ def train_ours(recipe: Recipe, shards: TokenShards, validation: np.ndarray, seed
 def tokens_per_second(recipe: Recipe, shards: TokenShards, *, compiled: bool) -> float:
     """Tokens a second of the median step."""
     torch.manual_seed(0)
-    trainer = make_trainer(recipe, shards, compiled=compiled)
+    trainer = make_trainer(replace(recipe, training=replace(recipe.training, compile=compiled)), shards)
     steps = [trainer.step() for _ in range(recipe.training.steps or 0)]
     torch.compiler.reset()
     return steps[0].tokens / statistics.median(step.seconds for step in steps[50:])
 
 
-def make_trainer(recipe: Recipe, shards: TokenShards, *, compiled: bool = False) -> Trainer:
+def make_trainer(recipe: Recipe, shards: TokenShards) -> Trainer:
     """A trainer on the CPU in float32."""
-    trainer = Trainer(recipe, Decoder(recipe.model).train(), shards, Precision("fp32", torch.device("cpu")))
-    if compiled:
-        for block in trainer.model.blocks:
-            block.compile()
-    return trainer
+    return Trainer(recipe, Decoder(recipe.model).train(), shards, Precision("fp32", torch.device("cpu")))
 
 
 def evaluate(model: Any, ids: np.ndarray, context: int) -> float:

@@ -267,8 +267,7 @@ class _Run:
             self.observer.progress(position.step, config.steps, "steps")
 
     def _validate(self) -> None:
-        with torch.compiler.set_stance("force_eager"):  # compiling for every length would cost more than it gains
-            found = validate(self.trainer.model, self.inputs.validation)
+        found = validate(self.trainer.model, self.inputs.validation)
         improved = self.early_stopping.update(found.loss)
         if improved and self.early_stopping.patience is not None:
             save_model(self.trainer.model, self.folder.directory / BEST, tokenizer=self.inputs.tokenizer)
@@ -289,8 +288,7 @@ class _Run:
         device = self.trainer.model.device
         for prompt in self.recipe.training.sample_prompts:
             # What a sample draws must not move the dropout of the steps to come.
-            forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
-            with forked, torch.compiler.set_stance("force_eager"):
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 text = self.sampler(self.trainer.model, self.inputs.tokenizer, prompt)
             row = {"prompt": prompt, "text": text}
             self.samples.log(self.trainer.position.step, row)

@@ -69,9 +69,8 @@ class Trainer:
         self.loader = make_loader(recipe, shards)
         self.position = Position()
         self._parameters = list(model.parameters())
-        if recipe.training.compile:
-            for block in model.blocks:
-                block.compile()
+        # Compiled as one graph, and for training only: validation and samples call the model itself.
+        self._hidden = torch.compile(model.hidden) if recipe.training.compile else model.hidden
 
     @property
     def progress(self) -> float:
@@ -114,7 +113,7 @@ class Trainer:
             for array in (batch.inputs, batch.targets, batch.segments, batch.positions)
         )
         assert inputs is not None and targets is not None
-        hidden_btd = self.model.hidden(inputs, segments_bt=segments, positions_bt=positions)
+        hidden_btd = self._hidden(inputs, segments_bt=segments, positions_bt=positions)
         return linear_cross_entropy(hidden_btd, self.model.head_weight, targets, self.config.label_smoothing)
 
     def _schedule_progress(self, tokens: int) -> float:
