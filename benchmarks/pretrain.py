@@ -99,7 +99,8 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help="append rows to benchmarks/ledger.jsonl")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    command = "python benchmarks/pretrain.py " + " ".join(sys.argv[1:])
+    command = f"python benchmarks/pretrain.py --nanogpt nanoGPT --text {options.text.parent.name}/{options.text.name}"
+    command += f" --part {options.part} --repeats {options.repeats}"
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         shards, validation, vocab_size = character_data(options.text, Path(temporary) / "shards")
