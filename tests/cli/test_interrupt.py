@@ -50,6 +50,8 @@ def test_ctrl_c_before_training_leaves_nothing_half_written(empty_home: Path, ti
     """A signal while the program still loads ends it with 130 and no traceback."""
     code = (
         "import os, signal, sys\n"
+        # A shell's background jobs inherit an ignored SIGINT; this test is about one that is heard.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import llm_journey.app.training as training\n"
         "def interrupted(*_): os.kill(os.getpid(), signal.SIGINT)\n"
         "training.pull_source = interrupted\n"

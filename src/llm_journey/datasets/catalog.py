@@ -103,7 +103,7 @@ def first_mismatch(folder: Path, files: tuple[CatalogFile, ...]) -> CatalogFile 
         try:
             if path.stat().st_size != file.size or sha256_file(path) != file.sha256:
                 return file
-        except OSError:
+        except (OSError, ValueError):  # a ValueError for a name that no file can have
             return file
     return None
 
