@@ -62,6 +62,8 @@ def test_whole_chain(
     logits_bv: Tensor, ids_bt: Tensor, penalty: float, temperature: float, k: int | None, p: float, share: float
 ) -> None:
     """Equal as distributions: ours measures logits from the largest. Powers of two as temperatures keep ties exact."""
+    # Steps of 2^-10: else subtracting the largest can make two logits equal, and a tie may fall either way.
+    logits_bv = (logits_bv.double() * 1024).round() / 1024
     config = SamplingConfig(temperature=temperature, top_k=k, top_p=p, min_p=share, repetition_penalty=penalty)
     chain = theirs.LogitsProcessorList([theirs.RepetitionPenaltyLogitsProcessor(penalty)])
     chain.append(theirs.TemperatureLogitsWarper(temperature))
