@@ -65,6 +65,16 @@ def test_batched_is_one_by_one(shape: tuple[int, int]) -> None:
     assert not orthogonalize(torch.zeros(2, *shape)).any()
 
 
+@pytest.mark.parametrize("shape", [(128, 128), (341, 128), (128, 341)])
+def test_bfloat16_is_near_float32(shape: tuple[int, int]) -> None:
+    """Eight bits through five steps: an entry moves by 0.006 at most here, 3% of a typical direction by its norm."""
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape)
+    wide, narrow = orthogonalize(matrices), orthogonalize(matrices, dtype=torch.bfloat16)
+    assert narrow.dtype == torch.bfloat16
+    assert float((narrow - wide).norm() / wide.norm()) < 0.03
+
+
 def _train(optimizers: list[Any], parameters: list[Tensor], steps: int) -> None:
     generator = torch.Generator().manual_seed(7)
     for _ in range(steps):

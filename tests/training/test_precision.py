@@ -132,10 +132,21 @@ def test_an_overflow_leaves_the_step_out_and_halves_the_scale(tmp_path: Path) ->
 
 def test_devices_and_precisions_that_are_not_here() -> None:
     assert pick_device("cpu") == CPU
-    assert pick_precision("auto", CPU) == "fp32" and pick_precision("bf16", CPU) == "bf16"
+    assert pick_precision("bf16", CPU) == "bf16" and pick_precision("fp32", CPU) == "fp32"
     for name in ("cuda:99", "mars", ""):
         with pytest.raises(BadInputError, match=r"cannot be used here .*try training.device=auto") as raised:
             pick_device(name)
         assert "\n" not in str(raised.value)
     with pytest.raises(BadInputError, match="unknown precision 'int8'; known: auto, bf16, fp16, fp32"):
         pick_precision("int8", CPU)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx2": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True, "avx512_bf16": False}, "bf16")],
+)
+def test_auto_is_bf16_where_the_processor_has_it(
+    capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert pick_precision("auto", CPU) == expected

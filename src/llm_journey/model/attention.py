@@ -46,9 +46,15 @@ def written_out_attention(q_bhte: Tensor, k_bkse: Tensor, v_bkse: Tensor, mask: 
 
 
 def fused_attention(q_bhte: Tensor, k_bkse: Tensor, v_bkse: Tensor, mask: Tensor | None) -> Tensor:
-    """PyTorch's fused kernel, never materialising the scores (Dao et al. 2022). Returns (B, H, T, E)."""
+    """PyTorch's fused kernel, never materialising the scores (Dao et al. 2022). Returns (B, H, T, E).
+
+    On a CPU narrower types are computed in float32: their own backward pass is five times slower there.
+    """
     grouped = q_bhte.shape[1] != k_bkse.shape[1]
     causal = mask is None and q_bhte.shape[-2] > 1  # a single query, the newest, sees every key
+    if q_bhte.device.type == "cpu" and v_bkse.dtype.itemsize < 4:
+        with torch.autocast("cpu", enabled=False):
+            return fused_attention(q_bhte.float(), k_bkse.float(), v_bkse.float(), mask).type_as(v_bkse)
     return F.scaled_dot_product_attention(q_bhte, k_bkse, v_bkse, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
 
 

@@ -45,9 +45,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, label_smoothing: float, chunk: int
     ) -> Tensor:
         count = (targets_n != IGNORED).sum().clamp(min=1)
-        # Under autocast hidden may be narrower than the weights; gradients are summed in the weights' type.
-        hidden_grad_nd = torch.empty_like(hidden_nd, dtype=weight_vd.dtype)
-        weight_grad_vd = torch.zeros_like(weight_vd)
+        hidden_grad_nd, weight_grad_vd = torch.empty_like(hidden_nd), torch.zeros_like(weight_vd)
+        hidden_nd, weight_vd = (_for_products(tensor) for tensor in (hidden_nd, weight_vd))
         total = torch.zeros((), dtype=torch.float32, device=hidden_nd.device)
         off_target = label_smoothing / weight_vd.shape[0]
         for start in range(0, hidden_nd.shape[0], chunk):
@@ -64,14 +63,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if label_smoothing:
                 gradient_cv.sub_(off_target)
             gradient_cv.scatter_add_(1, index_c1, gradient_cv.new_full(index_c1.shape, label_smoothing - 1))
-            gradient_cv.mul_(counts_c1 / count)
-            gradient_cv = gradient_cv.to(weight_vd.dtype)
-            torch.mm(gradient_cv, weight_vd, out=hidden_grad_nd[start : start + chunk])
-            weight_grad_vd.addmm_(gradient_cv.T, hidden_cd.to(weight_vd.dtype))
-        ctx.save_for_backward(hidden_grad_nd, weight_grad_vd)
+            gradient_cv = gradient_cv.mul_(counts_c1).to(weight_vd.dtype)  # in [-1, 1]: float16 loses nothing of weight
+            hidden_grad_nd[start : start + chunk] = gradient_cv @ weight_vd
+            weight_grad_vd += gradient_cv.T @ hidden_cd
+        ctx.save_for_backward(hidden_grad_nd.div_(count), weight_grad_vd.div_(count))
         return total / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_grad_nd, weight_grad_vd = ctx.saved_tensors
         return hidden_grad_nd * grads[0], weight_grad_vd * grads[0], None, None, None
+
+
+def _for_products(tensor: Tensor) -> Tensor:
+    """In the type that autocast gives to matrix products, where it is on; sums over chunks stay in the type before."""
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor

@@ -4,7 +4,7 @@ fp32  nothing changes.
 bf16  autocast; float32's range, so no scaling is needed.
 fp16  autocast, and the loss is scaled so that small gradients do not vanish; a step whose gradients overflow is left
       out and the scale halved (section 3.2).
-On a CPU without bf16 arithmetic bf16 works but is many times slower: "auto" never picks it there.
+On a CPU without bf16 arithmetic bf16 works but is many times slower: "auto" picks it only where the processor has it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -32,12 +32,20 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """`name`, with "auto" resolved: bf16 on a GPU that has it, else fp32."""
+    """`name`, with "auto" resolved: bf16 where the device computes in it, else fp32."""
     if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if has_bf16_arithmetic(device) else "fp32"
     if name not in _DTYPES:
         raise unknown_name("precision", name, ("auto", *_DTYPES))
     return name
+
+
+def has_bf16_arithmetic(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 matrices natively (a CPU: AVX-512 BF16 or AMX), not by way of float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 class Precision:
@@ -52,6 +60,11 @@ class Precision:
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_DTYPES[self.name])
+
+    @property
+    def newton_schulz_dtype(self) -> torch.dtype:
+        """What Muon's iteration runs in: bf16 where the forward pass does, float32 otherwise (fp16 lacks the range)."""
+        return torch.bfloat16 if self.name == "bf16" else torch.float32
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss`, scaled in fp16."""

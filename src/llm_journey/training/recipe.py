@@ -29,7 +29,7 @@ class TrainingConfig:
     budget is `steps`, `tokens` or `seconds` of training (validating, sampling and saving not counted); the first that
     is used up ends the run. `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its
     end. early_stopping: end after so many validations in a row that bring no better loss, with the best model.
-    precision "auto" is fp32 on a CPU and bf16 on a GPU that has it.
+    precision "auto" is bf16 where the GPU or the processor computes in it, else fp32.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -102,7 +102,7 @@ class _Run:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
         self.observer, self.sampler = observer, sampler
         device = pick_device(recipe.training.device)
-        precision = Precision(pick_precision(recipe.training.precision, device), device)
+        precision = Precision(_precision_name(recipe, folder, device), device)
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)
         self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
@@ -366,6 +366,12 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, tuple[Any,
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     elif old != new:
         yield key, (old, new)
+
+
+def _precision_name(recipe: Recipe, folder: RunFolder, device: torch.device) -> str:
+    """The recipe's precision; "auto" stays what it was when the run began, whatever machine goes on with it."""
+    name, begun = recipe.training.precision, folder.information.get("figures", {}).get("precision")
+    return pick_precision(begun if name == "auto" and begun else name, device)
 
 
 def _check_fingerprints(checkpoint: Checkpoint, inputs: Inputs, directory: Path) -> None:

@@ -65,7 +65,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, model: Decoder, shards: TokenShards, precision: Precision) -> None:
         self.config, self.model, self.precision = recipe.training, model, precision
-        self.optimizer = Optimizer(model, recipe.training.optimizer)
+        self.optimizer = Optimizer(model, recipe.training.optimizer, precision.newton_schulz_dtype)
         self.loader = make_loader(recipe, shards)
         self.position = Position()
         self._parameters = list(model.parameters())
