@@ -43,7 +43,7 @@ def pick_precision(name: str, device: torch.device) -> str:
 def has_bf16_arithmetic(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 matrices natively (a CPU: AVX-512 BF16 or AMX), not by way of float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
