@@ -16,10 +16,12 @@ import argparse
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ from llm_journey.training.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
+RESULT = "nanogpt.json"
+SPEED_ROUNDS, SPEED_SLICE = 30, 1.5
 ITERATION = re.compile(r"^iter (\d+): loss [\d.naninf]+, time ([\d.]+)ms", re.MULTILINE)
 # The CPU recipe of nanoGPT's README, save that every iteration is timed.
 NANOGPT_ARGUMENTS = [
@@ -45,6 +49,7 @@ NANOGPT_ARGUMENTS = [
     *("--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128"),
     *("--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0"),
 ]
+TOKENS_A_STEP = 12 * 64
 OURS: dict[str, Any] = {
     "model": {
         "width": 128,
@@ -82,7 +87,7 @@ SAME: dict[str, Any] = {
     },
     "training": {
         "batch_size": 12,
-        "steps": 300,
+        "steps": 2000,
         "order": "windows",
         "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.99]},
         "schedule": {"name": "cosine", "warmup": 0.05, "decay": 0.0, "final": 0.1},
@@ -153,20 +158,29 @@ def quality(
 def speed(
     options: argparse.Namespace, temporary: Path, shards: TokenShards, vocab_size: int, command: str
 ) -> list[dict[str, Any]]:
-    """Tokens per second at nanoGPT's own architecture and batch, alternated; median step after the first fifty."""
-    arguments = [*NANOGPT_ARGUMENTS, "--max_iters=300", "--eval_interval=1000"]
+    """Tokens per second at nanoGPT's own architecture and batch.
+
+    The arms alternate second by second, since a shared host's speed changes within seconds: nanoGPT's process stands
+    still while ours steps.
+    """
     recipe = make_recipe(SAME, vocab_size)
+    measured = run_nanogpt(options.nanogpt, options.text, temporary, [*NANOGPT_ARGUMENTS, "--max_iters=60"])
+    assert measured["parameters"] == count_parameters(recipe.model).total, "the two architectures differ"
     arms = {f"ours, {name}": name for name in dict.fromkeys((automatic_precision(), "fp32"))}
     found: dict[str, list[float]] = {"nanogpt": [], **{arm: [] for arm in arms}}
-    for number in range(options.repeats):
-        peer = run_nanogpt(options.nanogpt, options.text, temporary, arguments)
-        found["nanogpt"].append(peer["tokens_per_second"])
-        assert peer["parameters"] == count_parameters(recipe.model).total, "the two architectures differ"
-        for arm, precision in arms.items():
-            found[arm].append(tokens_per_second(recipe, shards, precision))
-        rates = ", ".join(f"{arm} {values[-1]:.0f}" for arm, values in found.items())
-        say(f"speed {number + 1}/{options.repeats}: {rates} tokens/s")
-    make = row_maker("pretrain-speed", recipe, command, options.repeats)
+    trainers = {}
+    for arm, precision in arms.items():
+        torch.manual_seed(0)
+        trainers[arm] = make_trainer(recipe, shards, precision)
+    with PausedNanoGpt(options.nanogpt, options.text, temporary) as peer:
+        for number in range(SPEED_ROUNDS + 1):
+            rates = {"nanogpt": peer.tokens_per_second(SPEED_SLICE)}
+            rates |= {arm: tokens_per_second(trainer, SPEED_SLICE) for arm, trainer in trainers.items()}
+            if number:  # the first round warms up
+                for arm, rate in rates.items():
+                    found[arm].append(rate)
+                say(f"speed {number}/{SPEED_ROUNDS}: {', '.join(f'{arm} {rate:.0f}' for arm, rate in rates.items())}")
+    make = row_maker("pretrain-speed", recipe, command, SPEED_ROUNDS)
     rows = [make(arm, "tokens per second", values, "tokens/s") for arm, values in found.items()]
     for arm in arms:
         ratios = [ours / peer for ours, peer in zip(found[arm], found["nanogpt"], strict=True)]
@@ -224,12 +238,12 @@ def train_ours(recipe: Recipe, shards: TokenShards, validation: np.ndarray, seed
     return evaluate(trainer.model, validation, recipe.model.context), trainer.position.seconds
 
 
-def tokens_per_second(recipe: Recipe, shards: TokenShards, precision: str) -> float:
-    """Tokens a second of the median step."""
-    torch.manual_seed(0)
-    trainer = make_trainer(recipe, shards, precision)
-    steps = [trainer.step() for _ in range(recipe.training.steps or 0)]
-    return steps[0].tokens / statistics.median(step.seconds for step in steps[50:])
+def tokens_per_second(trainer: Trainer, seconds: float) -> float:
+    """Tokens a second of the median step among those of the next `seconds`."""
+    steps, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        steps.append(trainer.step())
+    return steps[0].tokens / statistics.median(step.seconds for step in steps)
 
 
 def make_trainer(recipe: Recipe, shards: TokenShards, precision: str) -> Trainer:
@@ -267,19 +281,55 @@ def windows(ids: np.ndarray, start: int, stop: int, context: int) -> list[tuple[
     ]
 
 
+class PausedNanoGpt:
+    """nanoGPT's own train.py in a process that runs only inside `tokens_per_second`."""
+
+    def __init__(self, checkout: Path, text: Path, temporary: Path) -> None:
+        arguments = [*NANOGPT_ARGUMENTS, "--max_iters=1000000", "--eval_interval=1000000"]
+        self._process = subprocess.Popen(
+            nanogpt_command(checkout, text, temporary, arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=peer_environment(),
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> "PausedNanoGpt":
+        self._reader.start()
+        while not any(ITERATION.match(line) for line in self._lines):
+            if self._process.poll() is not None:
+                sys.exit("nanoGPT ended before its first iteration")
+            time.sleep(0.1)
+        self._process.send_signal(signal.SIGSTOP)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+
+    def tokens_per_second(self, seconds: float) -> float:
+        """Let it run for `seconds`; tokens a second of its median iteration, the one that was interrupted left out."""
+        before = len(self._lines)
+        self._process.send_signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        matches = map(ITERATION.match, self._lines[before:])
+        milliseconds = [float(match.group(2)) for match in matches if match]
+        return TOKENS_A_STEP / statistics.median(milliseconds[1:]) * 1000
+
+
 def run_nanogpt(checkout: Path, text: Path, temporary: Path, arguments: list[str]) -> dict[str, Any]:
-    """nanoGPT's own train.py in a process of its own: validation loss, parameters, training seconds, tokens/s."""
-    result = temporary / "nanogpt.json"
-    driver = [sys.executable, str(HERE / "peers" / "nanogpt.py"), str(checkout.resolve()), str(text.resolve())]
-    # Importing our package set an OpenMP default for this process; the peer keeps the library's own.
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    completed = subprocess.run(
-        [*driver, str(temporary / "work"), str(result), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    """nanoGPT's own train.py to its end: validation loss, parameters, training seconds."""
+    command = nanogpt_command(checkout, text, temporary, arguments)
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, env=peer_environment())
     if completed.returncode:
         sys.exit(f"nanoGPT failed:\n{completed.stderr[-2000:]}")
     times = {int(number): float(milliseconds) for number, milliseconds in ITERATION.findall(completed.stdout)}
@@ -287,12 +337,19 @@ def run_nanogpt(checkout: Path, text: Path, temporary: Path, arguments: list[str
     typical = statistics.median(list(times.values())[50:])
     interval = int(settings.get("eval_interval", 250))
     counted = [typical if number % interval == 0 else value for number, value in times.items()]
-    tokens = int(settings["batch_size"]) * int(settings["block_size"])
-    return {
-        **json.loads(result.read_text(encoding="utf-8")),
-        "training_seconds": sum(counted) / 1000,
-        "tokens_per_second": tokens / typical * 1000,
-    }
+    result = json.loads((temporary / RESULT).read_text(encoding="utf-8"))
+    return {**result, "training_seconds": sum(counted) / 1000}
+
+
+def nanogpt_command(checkout: Path, text: Path, temporary: Path, arguments: list[str]) -> list[str]:
+    """The command line of the driver in peers/nanogpt.py."""
+    driver = [sys.executable, "-u", str(HERE / "peers" / "nanogpt.py"), str(checkout.resolve()), str(text.resolve())]
+    return [*driver, str(temporary / "work"), str(temporary / RESULT), *arguments]
+
+
+def peer_environment() -> dict[str, str]:
+    """Importing our package set an OpenMP default for this process; the peer keeps the library's own."""
+    return {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 
 
 def say(text: str) -> None:
