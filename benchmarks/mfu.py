@@ -24,6 +24,7 @@ from llm_journey.core.config import dump
 from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.model.cost import training_flops_per_token
 from llm_journey.model.decoder import Decoder
+from llm_journey.training.loaders import make_loader
 from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.throughput import peak_flops
@@ -94,9 +95,8 @@ def measure(recipe: Recipe) -> float:
     device = torch.device("cpu")
     before = peak_flops(device)
     with tempfile.TemporaryDirectory() as temporary:
-        trainer = Trainer(
-            recipe, Decoder(recipe.model).train(), random_shards(Path(temporary)), Precision("fp32", device)
-        )
+        loader = make_loader(recipe, random_shards(Path(temporary)))
+        trainer = Trainer(recipe, Decoder(recipe.model).train(), loader, Precision("fp32", device))
         steps = [trainer.step() for _ in range(recipe.training.steps or 0)]
     torch.compiler.reset()
     rate = steps[0].tokens / statistics.median(step.seconds for step in steps[1:])

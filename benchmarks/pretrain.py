@@ -34,6 +34,7 @@ from llm_journey.core.config import dump
 from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.model.cost import count_parameters
 from llm_journey.model.decoder import Decoder
+from llm_journey.training.loaders import make_loader
 from llm_journey.training.precision import Precision, pick_precision
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.trainer import Trainer
@@ -248,7 +249,7 @@ def tokens_per_second(trainer: Trainer, seconds: float) -> float:
 
 def make_trainer(recipe: Recipe, shards: TokenShards, precision: str) -> Trainer:
     """A trainer on the CPU."""
-    return Trainer(recipe, Decoder(recipe.model).train(), shards, Precision(precision, CPU))
+    return Trainer(recipe, Decoder(recipe.model).train(), make_loader(recipe, shards), Precision(precision, CPU))
 
 
 def automatic_precision() -> str:

@@ -24,7 +24,7 @@ FIGURES = {
     "bits_per_byte": "bits/byte",
     "tokens": "tokens",
     "tokens_per_second": "tokens/s",
-    "mfu": "share of fp32 peak",
+    "mfu": "share of the peak in its precision",
     "logit_difference": "largest difference to transformers",
 }
 

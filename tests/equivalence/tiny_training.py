@@ -8,6 +8,7 @@ import torch
 
 from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.model.decoder import Decoder
+from llm_journey.training.loaders import make_loader
 from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.trainer import Trainer
@@ -50,7 +51,7 @@ def make_trainer(recipe: Recipe, shards: TokenShards, *, seed: int | None = None
     torch.manual_seed(recipe.seed if seed is None else seed)
     device = torch.device("cpu")
     precision = "fp32" if recipe.training.precision == "auto" else recipe.training.precision
-    return Trainer(recipe, Decoder(recipe.model).train(), shards, Precision(precision, device))
+    return Trainer(recipe, Decoder(recipe.model).train(), make_loader(recipe, shards), Precision(precision, device))
 
 
 def steps(trainer: Trainer, count: int) -> list[float]:

@@ -141,6 +141,23 @@ def test_resume_in_mid_epoch_repeats_and_skips_no_data(order: str, texts: Path, 
         assert torch.equal(one, other)
 
 
+def test_a_streamed_run_resumes_where_it_stood(texts: Path, tmp_path: Path) -> None:
+    """Training text comes from a stream that is never stored; stopped in mid-stream, it goes on with equal losses."""
+    stream = tmp_path / "stream.jsonl"
+    rows_of_text = [json.dumps({"text": path.read_text(encoding="utf-8")}) for path in sorted(texts.glob("*.txt"))]
+    stream.write_text("\n".join(rows_of_text * 3), encoding="utf-8")
+    recipe = make_recipe(texts, stream=str(stream))
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", observer=_stop_at(3))
+    assert train(recipe, tmp_path / "parts", resume=True).status == "finished"
+    assert steps(tmp_path / "parts") == steps(tmp_path / "whole")
+    assert steps(train(make_recipe(texts), tmp_path / "prepared").directory) != steps(tmp_path / "whole")
+    with pytest.raises(BadInputError, match="no such file"):
+        train(make_recipe(texts, stream=str(tmp_path / "none.jsonl")), tmp_path / "none")
+    with pytest.raises(BadInputError, match="leave out order"):
+        make_recipe(texts, stream=str(stream), order="packed")
+
+
 def test_without_a_checkpoint_the_run_begins_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.model.decoder import Decoder
+from llm_journey.training.loaders import make_loader
 from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import recipe_from
 from llm_journey.training.trainer import Trainer
@@ -40,4 +41,6 @@ def make_trainer(shards: TokenShards, *, model: dict[str, Any] | None = None, **
     ).with_vocabulary(VOCABULARY)
     torch.manual_seed(0)
     name = "fp32" if recipe.training.precision == "auto" else recipe.training.precision
-    return Trainer(recipe, Decoder(recipe.model).train(), shards, Precision(name, torch.device("cpu")))
+    return Trainer(
+        recipe, Decoder(recipe.model).train(), make_loader(recipe, shards), Precision(name, torch.device("cpu"))
+    )

@@ -12,6 +12,7 @@ from llm_journey.core.errors import BadInputError
 from llm_journey.training.observer import Observer
 
 VOCABULARY_FILE = "vocabulary.json"
+TIKTOKEN_FILE = "ranks.tiktoken"
 
 if TYPE_CHECKING:
     from llm_journey.datasets.show import Samples
@@ -79,7 +80,8 @@ def show(
 def train_tokenizer(
     recipe_or_source: str, overrides: Sequence[str], observer: Observer, directory: Path
 ) -> "TokenizerView":
-    """The tokenizer of a recipe or for a source, in `directory` in Hugging Face layout with its vocabulary report.
+    """The tokenizer of a recipe or for a source, in `directory`: Hugging Face's layout, tiktoken's ranks, and the
+    vocabulary report.
 
     Raises BadInputError where `directory` holds files already.
     """
@@ -91,6 +93,7 @@ def train_tokenizer(
     inputs = prepare(recipe_or_source, overrides, observer).inputs
     with new_directory(directory) as folder:
         io.save(inputs.tokenizer, folder)
+        io.to_tiktoken_ranks(inputs.tokenizer, folder / TIKTOKEN_FILE)
         write_json(folder / VOCABULARY_FILE, inputs.vocabulary)
     return TokenizerView(directory, inputs.tokenizer, inputs.vocabulary)
 

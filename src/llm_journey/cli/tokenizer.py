@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Train a byte-level BPE tokenizer.
 
-    It is saved in Hugging Face layout, with a report on its vocabulary.
+    It is saved in Hugging Face layout and as tiktoken ranks, with a report on its vocabulary.
     """
     from llm_journey.app.corpora import train_tokenizer
     from llm_journey.cli.live import view

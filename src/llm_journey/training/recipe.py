@@ -24,12 +24,14 @@ RECIPE_FILE = "recipe.yaml"
 class TrainingConfig:
     """How a model is trained.
 
-    A step takes batch_size * accumulation rows of the model's context. order: "documents" shuffles whole documents
-    into one stream, "windows" shuffles fixed windows of the text, "packed" keeps documents apart in each row. The
-    budget is `steps`, `tokens` or `seconds` of training (validating, sampling and saving not counted); the first that
-    is used up ends the run. `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its
-    end. early_stopping: end after so many validations in a row that bring no better loss, with the best model.
-    precision "auto" is bf16 where the GPU or the processor computes in it, else fp32.
+    A step takes batch_size * accumulation rows of the model's context. order: "documents" shuffles whole documents into
+    one stream, "windows" shuffles fixed windows of the text, "packed" keeps documents apart in each row. stream: train
+    on the documents of this file, folder, glob or hub data set as they are read, never stored, for text that does not
+    fit on the disk; data.source then gives the tokenizer and the validation text. The budget is `steps`, `tokens` or
+    `seconds` of training (validating, sampling and saving not counted); the first that is used up ends the run.
+    `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its end. early_stopping: end
+    after so many validations in a row that bring no better loss, with the best model. precision "auto" is bf16 where
+    the GPU or the processor computes in it, else fp32.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -37,6 +39,7 @@ class TrainingConfig:
     batch_size: int = 8
     accumulation: int = 1
     order: Literal["documents", "windows", "packed"] = "documents"
+    stream: str | None = None
     steps: int | None = None
     tokens: int | None = None
     seconds: float | None = None
@@ -58,6 +61,8 @@ class TrainingConfig:
         for name in ("batch_size", "accumulation", "validations", "checkpoints", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.stream is not None and self.order != "documents":
+            raise ValueError(f"stream takes documents as they come; leave out order (it is {self.order!r})")
         budgets = {"steps": self.steps, "tokens": self.tokens, "seconds": self.seconds}
         if all(value is None for value in budgets.values()):
             raise ValueError("a budget is needed: set steps, tokens or seconds")

@@ -27,6 +27,7 @@ from llm_journey.model.decoder import Decoder
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.early_stopping import EarlyStopping
 from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, prepare_inputs
+from llm_journey.training.loaders import make_loader
 from llm_journey.training.observer import Observer
 from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
@@ -109,7 +110,7 @@ class _Run:
         torch.manual_seed(recipe.seed)
         model = Decoder(recipe.model).to(device)
         model.train()
-        self.trainer = Trainer(recipe, model, inputs.train, precision)
+        self.trainer = Trainer(recipe, model, make_loader(recipe, inputs.train, inputs.tokenizer), precision)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping)
         self.stop_requested = False
 

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from llm_journey.core.errors import JourneyError
 from llm_journey.datasets.batching import Batch
-from llm_journey.datasets.loader import TokenLoader
-from llm_journey.datasets.packing import PackedLoader
-from llm_journey.datasets.shards import TokenShards
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.loss import linear_cross_entropy
+from llm_journey.training.loaders import Loader
 from llm_journey.training.optim import Optimizer, clip_gradients
 from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import Recipe, TrainingConfig
@@ -63,10 +61,10 @@ class Trainer:
     Raises JourneyError after MAX_BAD_STEPS steps in a row that are not finite.
     """
 
-    def __init__(self, recipe: Recipe, model: Decoder, shards: TokenShards, precision: Precision) -> None:
+    def __init__(self, recipe: Recipe, model: Decoder, loader: Loader, precision: Precision) -> None:
         self.config, self.model, self.precision = recipe.training, model, precision
         self.optimizer = Optimizer(model, recipe.training.optimizer, precision.newton_schulz_dtype)
-        self.loader = make_loader(recipe, shards)
+        self.loader = loader
         self.position = Position()
         self._parameters = list(model.parameters())
         # Compiled as one graph, and for training only: validation and samples call the model itself.
@@ -174,14 +172,6 @@ def budget_progress(config: TrainingConfig, position: Position, half_step: float
         if budget is not None
     ]
     return min(max(shares), 1.0)
-
-
-def make_loader(recipe: Recipe, shards: TokenShards) -> TokenLoader | PackedLoader:
-    """The loader that `training.order` names."""
-    batch_size, context, seed = recipe.training.batch_size, recipe.model.context, recipe.seed
-    if recipe.training.order == "packed":
-        return PackedLoader(shards, batch_size=batch_size, context=context, seed=seed)
-    return TokenLoader(shards, batch_size=batch_size, context=context, seed=seed, order=recipe.training.order)
 
 
 def milestones(count: int, progress: float) -> Iterator[float]:
