@@ -1,17 +1,16 @@
 """What every test relies on: nothing of the person's own is read or written, no network, and one small trained run."""
 
-import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from command_line import Journey, Outcome
 
 _WORDS = (  # noqa: SIM905 - forty quoted words would be harder to read
     "the a river city king stone old small red near of in and was is built by over from great north south trade town "
@@ -34,23 +33,6 @@ training:
   checkpoints: 2
   sample_prompts: ["The river"]
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended, and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output as one JSON document."""
-        return json.loads(self.out)
-
-
-Journey = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -136,11 +118,6 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "empty"
     monkeypatch.setenv("JOURNEY_HOME", str(folder))
     return folder
-
-
-def files_under(folder: Path) -> list[str]:
-    """Names of all files under a folder, which need not exist."""
-    return sorted(os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture(scope="session")

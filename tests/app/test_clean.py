@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import files_under
+from command_line import files_under
 from llm_journey.app.clean import find_removable, remove, size_of
 from llm_journey.app.runs import working_on
 from llm_journey.core.errors import BadInputError, JourneyError

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import pytest
 
 import llm_journey
-from conftest import Journey
+from command_line import Journey
 from llm_journey.app import measure as measuring
 from llm_journey.app.runs import TrainedRun, find_run
 from llm_journey.core.errors import JourneyError

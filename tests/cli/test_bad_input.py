@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Journey, Outcome, files_under
+from command_line import Journey, Outcome, files_under
 
 TEXT = "The old stone bridge was built by the river in the north of the town. It is known for its great market. "
 

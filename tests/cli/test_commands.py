@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Journey, files_under
+from command_line import Journey, files_under
 
 
 def test_runs_list_gives_names_paths_states_and_figures(shared_home: Path, journey: Journey) -> None:
@@ -120,7 +120,8 @@ def test_tokenizer_train_writes_a_folder_that_opens(
     trained = journey("tokenizer", "train", corpus, "--to", to, *settings)
     assert trained.code == 0, trained.err
     assert trained.json["vocab_size"] == 280
-    assert {"tokenizer.json", "tokenizer_config.json", "vocabulary.json"} == set(files_under(to))
+    expected = {"tokenizer.json", "tokenizer_config.json", "vocabulary.json", "ranks.tiktoken"}
+    assert set(files_under(to)) == expected
     assert journey("tokenizer", "show", to, "--json").json["fingerprint"] == trained.json["fingerprint"]
     again = journey("tokenizer", "train", corpus, "--to", to, *settings)
     assert (again.code, again.out) == (2, "")

@@ -9,7 +9,7 @@ import pytest
 import typer
 from syrupy.assertion import SnapshotAssertion
 
-from conftest import Journey
+from command_line import Journey
 from llm_journey.cli.main import app
 
 HEAVY = ("torch", "numpy", "transformers", "matplotlib", "yaml", "rich", "pyarrow", "tokenizers", "regex")

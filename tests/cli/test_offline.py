@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from conftest import Journey
+from command_line import Journey
 
 
 @pytest.fixture
