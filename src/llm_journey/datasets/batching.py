@@ -1,6 +1,7 @@
-"""What training takes a step on: a batch of inputs and next-token targets; and sequences padded to one length.
+"""What training takes a step on: a batch of inputs and targets, or of pairs; and sequences padded to one length.
 
-Legend: B rows of a batch, T positions of a row. Arrays are NumPy int64; the training side turns them into tensors.
+Legend: B rows of a batch, T positions of a row, S of a source. Arrays are NumPy int64; the training side
+turns them into tensors.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,28 @@ class Batch:
     def num_targets(self) -> int:
         """Targets that count towards the loss."""
         return int(np.count_nonzero(self.targets != IGNORED))
+
+    def num_tokens(self) -> int:
+        """Tokens that the batch spends of a budget: here each target is one."""
+        return self.num_targets()
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """Sources to read, and targets to write: `inputs` is the target shifted right by a begin token."""
+
+    source: Int64Array  # (B, S)
+    source_mask: BoolArray  # (B, S), True at real tokens
+    inputs: Int64Array  # (B, T)
+    targets: Int64Array  # (B, T), IGNORED where there is nothing to predict
+
+    def num_targets(self) -> int:
+        """Targets that count towards the loss."""
+        return int(np.count_nonzero(self.targets != IGNORED))
+
+    def num_tokens(self) -> int:
+        """Tokens read and written, padding not counted."""
+        return int(np.count_nonzero(self.source_mask)) + self.num_targets()
 
 
 def from_windows(windows: Int64Array) -> Batch:
@@ -88,3 +111,13 @@ def pad_documents(
     targets = np.full_like(inputs, IGNORED)
     targets[mask] = np.concatenate([document[1:] for document in whole])
     return Batch(inputs, targets)
+
+
+def pad_pairs(sources: Sequence[Int64Array], targets: Sequence[Int64Array], *, begin_id: int, pad_id: int) -> PairBatch:
+    """One pair a row, padded on the right. Each target ends as it shall end (in the end token, as a rule).
+
+    The decoder reads `begin_id` first, so that every token of the target is one to predict.
+    """
+    source, source_mask = pad_batch(sources, pad_id=pad_id)
+    written = pad_documents(targets, pad_id=pad_id, start_id=begin_id)
+    return PairBatch(source=source, source_mask=source_mask, inputs=written.inputs, targets=written.targets)
