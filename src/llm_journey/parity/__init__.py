@@ -1,0 +1,30 @@
+"""Every equality that the project claims, as rows that can be measured again on any machine: `journey parity`.
+
+A row sets a part of ours beside the reference library's and gives the largest difference. Each can also be measured
+with an error planted on our side (one weight, one mask entry, one constant changed): tests/parity shows that every row
+then fails, so no row compares a thing with itself.
+"""
+
+from collections.abc import Iterable
+
+from llm_journey.parity import architecture, learning, sequences, tokens
+from llm_journey.parity.equality import Equality, Outcome, measure
+
+EQUALITIES: tuple[Equality, ...] = (
+    *architecture.EQUALITIES,
+    *learning.EQUALITIES,
+    *sequences.EQUALITIES,
+    *tokens.EQUALITIES,
+)
+
+__all__ = ["EQUALITIES", "Equality", "Outcome", "measure", "select"]
+
+
+def select(words: Iterable[str]) -> tuple[Equality, ...]:
+    """The equalities whose component or reference holds every one of `words`, in any case; all for no words."""
+    wanted = [word.casefold() for word in words]
+    return tuple(
+        equality
+        for equality in EQUALITIES
+        if all(word in f"{equality.component} {equality.reference}".casefold() for word in wanted)
+    )

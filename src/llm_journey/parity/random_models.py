@@ -1,0 +1,69 @@
+"""Small models whose every parameter is random: fresh ones hold zeros, which would hide a wrong map."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm_journey.checkpoint.model_folder import save_model
+from llm_journey.model.config import TransformerConfig
+from llm_journey.model.decoder import Decoder
+
+LLAMA: dict[str, Any] = {"num_kv_heads": 2}
+QWEN3: dict[str, Any] = {"qk_norm": True, "num_kv_heads": 2}
+GPT2: dict[str, Any] = {"norm": "layernorm", "positions": "learned", "mlp": "gelu_tanh", "bias": True}
+
+
+def random_decoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> Decoder:
+    """A Decoder of random weights, norms around 0.7, in evaluation mode."""
+    sizes = {"vocab_size": 97, "width": 32, "num_layers": 3, "num_heads": 4, "context": 64}
+    model = Decoder(TransformerConfig(**(sizes | choices))).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.7 if parameter.ndim == 1 else 0.0, scale, generator=generator)
+    return model
+
+
+def random_ids(rows: int, length: int, vocab_size: int, seed: int = 1) -> torch.Tensor:
+    """(rows, length) token ids."""
+    return torch.randint(vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def opened_by_transformers(model: Any, opener: str = "AutoModelForCausalLM", **options: Any) -> Iterator[Any]:
+    """`model` written to a folder and opened there by the transformers class called `opener`, offline."""
+    import transformers
+
+    with tempfile.TemporaryDirectory() as temporary, quiet():
+        save_model(model, Path(temporary) / "model")
+        yield (
+            getattr(transformers, opener)
+            .from_pretrained(Path(temporary) / "model", local_files_only=True, **options)
+            .eval()
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, transformers shows no progress bars and no warnings."""
+    from transformers.utils import logging
+
+    logs: Any = logging
+    level = logs.get_verbosity()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(level)
+        logs.enable_progress_bar()
+
+
+def plant(parameter: torch.Tensor) -> None:
+    """Change one weight: the first entry, by 0.5."""
+    with torch.no_grad():
+        parameter.view(-1)[0] += 0.5
