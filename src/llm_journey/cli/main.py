@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from llm_journey.cli import boundary, data, doctor, generate, models, quickstart, runs, tokenizer, train
+from llm_journey.cli import (
+    boundary,
+    data,
+    doctor,
+    foundations,
+    generate,
+    models,
+    parity,
+    quickstart,
+    runs,
+    tokenizer,
+    train,
+)
 from llm_journey.cli.options import examples
 
 app = typer.Typer(
@@ -18,7 +30,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples("journey quickstart", 'journey generate quickstart "The city of"'),
 )
-for _name, _group in (("data", data.app), ("models", models.app), ("tokenizer", tokenizer.app), ("runs", runs.app)):
+for _name, _group in (
+    ("data", data.app),
+    ("models", models.app),
+    ("tokenizer", tokenizer.app),
+    ("runs", runs.app),
+    ("foundations", foundations.app),
+):
     app.add_typer(_group, name=_name)
 for _verb, _epilog in (
     (quickstart.quickstart, quickstart.EXAMPLES),
@@ -26,6 +44,7 @@ for _verb, _epilog in (
     (generate.generate, generate.GENERATE_EXAMPLES),
     (generate.chat, generate.CHAT_EXAMPLES),
     (runs.report, runs.REPORT_EXAMPLES),
+    (parity.parity, parity.PARITY_EXAMPLES),
     (doctor.doctor, doctor.DOCTOR_EXAMPLES),
     (doctor.clean, doctor.CLEAN_EXAMPLES),
 ):
