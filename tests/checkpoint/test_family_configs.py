@@ -27,6 +27,28 @@ GPT2: dict[str, Any] = {
     "n_positions": 16,
 }
 
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 29,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 16,
+}
+MARIAN: dict[str, Any] = {
+    "model_type": "marian",
+    "vocab_size": 29,
+    "d_model": 8,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 12,
+    "decoder_ffn_dim": 12,
+    "max_position_embeddings": 16,
+}
+
 
 def _config(values: dict[str, Any]) -> TransformerConfig:
     return read_config(values)[1]
@@ -37,6 +59,17 @@ def test_defaults_are_transformers_own() -> None:
     assert (llama.head_width, llama.num_kv_heads, llama.norm_epsilon, llama.rope_theta) == (4, 2, 1e-6, 10_000)
     assert not llama.tied_embeddings and not llama.bias
     assert qwen3.head_width == 128 and qwen3.qk_norm
+    bert, marian = _config(BERT), _config(MARIAN)
+    assert (bert.kind, bert.token_types, bert.norm_epsilon, bert.dropout, bert.mlp) == (
+        "encoder",
+        2,
+        1e-12,
+        0.1,
+        "gelu",
+    )
+    assert not bert.head_transform and not bert.head_bias and not bert.pooler
+    assert (marian.kind, marian.num_decoder_layers, marian.embedding_scale) == ("encoder_decoder", 1, False)
+    assert (marian.norm_epsilon, marian.dropout, marian.mlp) == (1e-5, 0.1, "gelu")
     assert gpt2.tied_embeddings and gpt2.bias and (gpt2.mlp_width, gpt2.norm_epsilon, gpt2.dropout) == (32, 1e-5, 0.1)
 
 
@@ -106,6 +139,28 @@ REFUSED = [
     (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "key 'scale_attn_by_inverse_layer_idx'"),
     (GPT2 | {"add_cross_attention": True}, "key 'add_cross_attention'"),
     (GPT2 | {"resid_pdrop": 1.5}, "key 'resid_pdrop'"),
+    (BERT | {"hidden_act": "mish"}, "key 'hidden_act' = 'mish': must be 'gelu' or"),
+    (BERT | {"hidden_act": ["gelu"]}, "key 'hidden_act'"),
+    (BERT | {"position_embedding_type": "relative_key"}, "key 'position_embedding_type'"),
+    (BERT | {"is_decoder": True}, "key 'is_decoder'"),
+    (BERT | {"add_cross_attention": True}, "key 'add_cross_attention'"),
+    (BERT | {"tie_word_embeddings": False}, "key 'tie_word_embeddings'"),
+    (BERT | {"num_attention_heads": 3}, "key 'num_attention_heads' = '3': must be a divisor of hidden_size = 8"),
+    (BERT | {"type_vocab_size": 0}, "key 'type_vocab_size' = '0'"),
+    (BERT | {"layer_norm_eps": -1}, "key 'layer_norm_eps'"),
+    (MARIAN | {"activation_function": "tanh"}, "key 'activation_function' = 'tanh'"),
+    (MARIAN | {"activation_function": {"gelu": 1}}, "key 'activation_function'"),
+    (MARIAN | {"decoder_vocab_size": 30}, "key 'decoder_vocab_size' = '30': must be 29"),
+    (MARIAN | {"decoder_attention_heads": 4}, "key 'decoder_attention_heads' = '4': must be 2"),
+    (MARIAN | {"decoder_ffn_dim": 13}, "key 'decoder_ffn_dim'"),
+    (MARIAN | {"share_encoder_decoder_embeddings": False}, "key 'share_encoder_decoder_embeddings'"),
+    (MARIAN | {"tie_word_embeddings": False}, "key 'tie_word_embeddings'"),
+    (MARIAN | {"normalize_before": True}, "key 'normalize_before'"),
+    (MARIAN | {"normalize_embedding": True}, "key 'normalize_embedding'"),
+    (MARIAN | {"encoder_attention_heads": 3, "decoder_attention_heads": 3}, "a divisor of d_model = 8"),
+    (MARIAN | {"decoder_layers": 0}, "key 'decoder_layers' = '0'"),
+    (MARIAN | {"scale_embedding": 1}, "key 'scale_embedding' = '1': must be true or false"),
+    (MARIAN | {"d_model": 9, "encoder_attention_heads": 3, "decoder_attention_heads": 3}, "need an even width"),
 ]
 
 
@@ -127,7 +182,7 @@ def test_tensors_that_do_not_fit_are_named() -> None:
 def test_written_configs_are_read_back_and_taken_by_transformers(name: str) -> None:
     from transformers import AutoConfig
 
-    config = _config({"qwen3": QWEN3, "llama": LLAMA, "gpt2": GPT2}[name])
+    config = _config({"qwen3": QWEN3, "llama": LLAMA, "gpt2": GPT2, "bert": BERT, "marian": MARIAN}[name])
     values = FAMILIES[name].write_config(config)
     assert _config(values) == config
     theirs = AutoConfig.for_model(**values)

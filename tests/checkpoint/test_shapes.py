@@ -1,4 +1,4 @@
-"""The arithmetic of parameter shapes against the Decoder itself."""
+"""The arithmetic of parameter shapes against the models themselves, of all three kinds."""
 
 import pytest
 import torch
@@ -8,10 +8,20 @@ from hypothesis import strategies as st
 from llm_journey.checkpoint.shapes import check_shapes, parameter_shapes
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.config import TransformerConfig
-from llm_journey.model.decoder import Decoder
+from llm_journey.model.kinds import make_model
 
+ENCODER = {name: st.booleans() for name in ("pooler", "head_transform", "head_bias")}
+KINDS = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"kind": st.just("encoder"), "token_types": st.integers(0, 3), **ENCODER}),
+    st.fixed_dictionaries(
+        {"kind": st.just("encoder_decoder"), "num_decoder_layers": st.integers(0, 3), "head_bias": st.booleans()}
+    ),
+)
 configs = st.builds(
-    TransformerConfig,
+    lambda kind, **choices: TransformerConfig(**choices, **kind),
+    kind=KINDS,
+    embedding_norm=st.booleans(),
     vocab_size=st.integers(1, 9),
     width=st.sampled_from([4, 12]),
     num_layers=st.integers(1, 3),
@@ -22,8 +32,8 @@ configs = st.builds(
     context=st.integers(1, 8),
     norm=st.sampled_from(["layernorm", "rmsnorm"]),
     norm_placement=st.sampled_from(["pre", "post"]),
-    positions=st.sampled_from(["sinusoidal", "learned", "rope", "none"]),
-    mlp=st.sampled_from(["gelu", "gelu_tanh", "relu2", "swiglu"]),
+    positions=st.sampled_from(["sinusoidal", "sinusoidal_halves", "learned", "rope", "none"]),
+    mlp=st.sampled_from(["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"]),
     bias=st.booleans(),
     qk_norm=st.booleans(),
     tied_embeddings=st.booleans(),
@@ -32,9 +42,9 @@ configs = st.builds(
 
 @settings(deadline=None)
 @given(configs)
-def test_every_shape_is_the_decoders(config: TransformerConfig) -> None:
+def test_every_shape_is_the_models(config: TransformerConfig) -> None:
     with torch.device("meta"):
-        state = Decoder(config).state_dict()
+        state = make_model(config).state_dict()
     assert parameter_shapes(config) == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 

@@ -11,11 +11,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from llm_journey.generation.kv_cache import KVCache
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
-from llm_journey.model.decoder import Decoder
+from llm_journey.model.kinds import KINDS as KINDS_BY_NAME
+from llm_journey.model.kinds import make_model
 from llm_journey.model.loss import next_token_loss
 
+ENCODER = {name: st.booleans() for name in ("pooler", "head_transform", "head_bias")}
+KINDS = st.one_of(
+    st.just({}),
+    st.fixed_dictionaries({"kind": st.just("encoder"), "token_types": st.integers(0, 3), **ENCODER}),
+    st.fixed_dictionaries(
+        {"kind": st.just("encoder_decoder"), "num_decoder_layers": st.integers(0, 3), "head_bias": st.booleans()}
+    ),
+)
 configs = st.builds(
-    lambda heads, head_width, odd_width, **choices: TransformerConfig(
+    lambda kind, heads, head_width, odd_width, **choices: TransformerConfig(
+        **kind,
         vocab_size=choices.pop("vocab_size"),
         width=2 * odd_width,
         num_heads=heads[0] * heads[1],
@@ -23,6 +33,8 @@ configs = st.builds(
         head_width=head_width,
         **choices,
     ),
+    kind=KINDS,
+    embedding_norm=st.booleans(),
     heads=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     head_width=st.sampled_from([2, 4, 6]),
     odd_width=st.integers(1, 12),
@@ -32,7 +44,7 @@ configs = st.builds(
     norm=st.sampled_from(["layernorm", "rmsnorm"]),
     norm_placement=st.sampled_from(["pre", "post"]),
     positions=st.sampled_from(["sinusoidal", "learned", "rope", "none"]),
-    mlp=st.sampled_from(["gelu", "gelu_tanh", "relu2", "swiglu"]),
+    mlp=st.sampled_from(["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"]),
     mlp_width=st.integers(0, 30),
     bias=st.booleans(),
     qk_norm=st.booleans(),
@@ -43,11 +55,11 @@ configs = st.builds(
 @settings(max_examples=80, deadline=None)
 @given(config=configs)
 def test_parameters_are_those_of_the_built_model(config: TransformerConfig) -> None:
-    model, counts = Decoder(config), count_parameters(config)
+    model, counts = make_model(config), count_parameters(config)
     assert counts.total == sum(parameter.numel() for parameter in model.parameters())
     parts = {"embedding": 0, "head": 0, "norms": 0, "blocks": 0}
     for name, parameter in model.named_parameters():
-        part = "embedding" if "embed" in name else "head" if name.startswith("head") else "blocks"
+        part = "embedding" if "embed" in name else "head" if name.startswith(("head", "pooler")) else "blocks"
         parts["norms" if "norm" in name else part] += parameter.numel()
     assert vars(counts) == parts
 
@@ -57,10 +69,11 @@ def _counted_flops(config: TransformerConfig, length: int) -> int:
 
     The written-out attention, because the counter does not know the CPU's fused kernel.
     """
-    model = Decoder(config, attention="written_out")
+    model = KINDS_BY_NAME[config.kind](config, attention="written_out")
     ids = torch.randint(config.vocab_size, (1, length))
+    inputs = (ids, ids) if config.kind == "encoder_decoder" else (ids,)
     with FlopCounterMode(display=False) as counter:
-        next_token_loss(model(ids), ids).backward()
+        next_token_loss(model(*inputs), ids).backward()
     return counter.get_total_flops()
 
 
@@ -71,18 +84,21 @@ def _counted_flops(config: TransformerConfig, length: int) -> int:
         {"num_kv_heads": 1, "qk_norm": True},
         {"mlp": "relu2", "tied_embeddings": False, "head_width": 10},
         {"positions": "learned", "norm": "layernorm", "bias": True, "mlp": "gelu"},
+        {"kind": "encoder", "head_transform": True, "head_bias": True, "token_types": 2, "num_kv_heads": 2},
+        {"kind": "encoder_decoder", "num_decoder_layers": 2, "head_bias": True, "mlp": "relu", "head_width": 10},
     ],
 )
 def test_flops_are_those_that_torch_counts(choices: dict[str, Any]) -> None:
     """All but one difference, and that exactly: torch counts the full square of scores, we the half that is not masked.
 
-    A causal row of T tokens sees (T + 1) / 2 keys on average; the counter's square has T.
+    A causal row of T tokens sees (T + 1) / 2 keys on average; the counter's square has T. An encoder's square is whole.
     """
     shape: dict[str, Any] = {"vocab_size": 50, "width": 24, "num_layers": 3, "num_heads": 4, "context": 32}
     config = TransformerConfig(**shape, **choices)
     for length in (1, 7, 32):
         ours = training_flops_per_token(config, length) * length
-        masked = 12 * config.num_layers * config.num_heads * config.head_width * (length - (length + 1) / 2) * length
+        causal_layers = {"decoder": 3, "encoder": 0, "encoder_decoder": 2}[config.kind]
+        masked = 12 * causal_layers * config.num_heads * config.head_width * (length - (length + 1) / 2) * length
         assert ours + masked == pytest.approx(_counted_flops(config, length), rel=1e-12)
 
 
@@ -110,12 +126,31 @@ def test_key_value_bytes_are_those_of_the_cache(num_kv_heads: int) -> None:
     assert key_value_bytes(config, 10) == sum(held.values())
 
 
-@pytest.mark.parametrize("choices", [{}, {"mlp": "relu2"}, {"mlp": "gelu", "norm": "layernorm", "num_kv_heads": 1}])
+def test_an_encoder_keeps_nothing_and_an_encoder_decoder_its_source_too() -> None:
+    shape: dict[str, Any] = {"vocab_size": 9, "width": 16, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2}
+    assert key_value_bytes(TransformerConfig(**shape, kind="encoder"), 10) == 0
+    config = TransformerConfig(**shape, kind="encoder_decoder", num_decoder_layers=2)
+    model, cache = make_model(config), KVCache(config, batch=1, capacity=10)
+    memory = [tensor for pair in model.keys_values(torch.randn(1, 10, 16)) for tensor in pair]
+    held = sum(tensor.nbytes for tensor in (*memory, cache.keys_lbkce, cache.values_lbkce))
+    assert key_value_bytes(config, 10) == held
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"mlp": "relu2"},
+        {"mlp": "gelu", "norm": "layernorm", "num_kv_heads": 1},
+        {"kind": "encoder", "norm": "layernorm", "norm_placement": "post", "mlp": "gelu"},
+        {"kind": "encoder_decoder", "norm": "layernorm", "norm_placement": "post", "mlp": "relu"},
+    ],
+)
 def test_activation_bytes_are_near_what_autograd_keeps(choices: dict[str, Any]) -> None:
     """An estimate: within a factor of two of the distinct tensors that autograd saves, weights left out."""
     shape: dict[str, Any] = {"vocab_size": 40, "width": 64, "num_layers": 4, "num_heads": 4, "context": 32}
     config = TransformerConfig(**shape, **choices)
-    model = Decoder(config)
+    model = make_model(config)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -126,7 +161,8 @@ def test_activation_bytes_are_near_what_autograd_keeps(choices: dict[str, Any]) 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = model.hidden(torch.randint(40, (4, 32)))
+        ids = torch.randint(40, (4, 32))
+        hidden = model.hidden(*([ids, ids] if config.kind == "encoder_decoder" else [ids]))
     assert hidden.requires_grad
     estimate = activation_bytes(config, 4, 32)
     assert sum(saved.values()) / 2 <= estimate <= sum(saved.values()) * 2

@@ -162,7 +162,9 @@ def test_dropout_acts_in_training_only() -> None:
 MLP_FORMULAS = {
     "gelu": lambda gate, up: 0.5 * up * (1 + torch.erf(up / math.sqrt(2))),
     "gelu_tanh": lambda gate, up: 0.5 * up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3))),
+    "relu": lambda gate, up: torch.where(up > 0, up, 0.0),
     "relu2": lambda gate, up: torch.where(up > 0, up * up, 0.0),
+    "silu": lambda gate, up: up / (1 + torch.exp(-up)),
     "swiglu": lambda gate, up: gate / (1 + torch.exp(-gate)) * up,
 }
 
@@ -208,6 +210,7 @@ def test_unknown_choices_list_the_known_ones() -> None:
     config = _config("llama")
     with pytest.raises(BadInputError, match="unknown attention implementation 'flash'; known: fused, written_out"):
         Decoder(config, attention="flash")
-    object.__setattr__(config, "mlp", "relu")
-    with pytest.raises(BadInputError, match="unknown mlp 'relu'; known: gelu, gelu_tanh, relu2, swiglu"):
+    object.__setattr__(config, "mlp", "relu3")
+    known = "gelu, gelu_tanh, relu, relu2, silu, swiglu"
+    with pytest.raises(BadInputError, match=f"unknown mlp 'relu3'; known: {known}"):
         Mlp(config)

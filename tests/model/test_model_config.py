@@ -12,6 +12,9 @@ def test_defaults_are_resolved_when_it_is_made() -> None:
     assert (config.num_kv_heads, config.head_width, config.mlp_width) == (6, 16, 256)
     assert TransformerConfig(width=96, num_heads=6, mlp="gelu").mlp_width == 384
     assert TransformerConfig(width=96, num_heads=5, head_width=20).head_width == 20
+    assert TransformerConfig(num_layers=3).num_decoder_layers == 0
+    assert TransformerConfig(kind="encoder_decoder", num_layers=3).num_decoder_layers == 3
+    assert TransformerConfig(kind="encoder_decoder", num_layers=3, num_decoder_layers=1).num_decoder_layers == 1
 
 
 @pytest.mark.parametrize("width", [1, 12, 96, 128, 576, 4096])
@@ -37,8 +40,16 @@ def test_swiglu_has_about_as_many_weights_as_two_matrices(width: int) -> None:
         ({"norm_epsilon": 0.0}, "norm_epsilon and rope_theta must be positive"),
         ({"rope_theta": float("nan")}, "rope_theta"),
         ({"sliding_window": 0}, "sliding_window must be at least 1 or null, not 0"),
-        ({"mlp": "relu"}, "key 'mlp' = 'relu'"),
-        ({"positions": "alibi"}, "'sinusoidal', 'learned', 'rope' or 'none'"),
+        ({"mlp": "relu3"}, "key 'mlp' = 'relu3'"),
+        ({"positions": "alibi"}, "'sinusoidal', 'sinusoidal_halves', 'learned', 'rope' or 'none'"),
+        ({"kind": "decoders"}, "'decoder', 'encoder' or 'encoder_decoder'"),
+        ({"token_types": 2}, "token_types belongs to kind encoder, not decoder"),
+        ({"token_types": -1, "kind": "encoder"}, "token_types must not be negative, not -1"),
+        ({"num_decoder_layers": 2, "kind": "encoder"}, "num_decoder_layers belongs to kind encoder_decoder, not encod"),
+        ({"head_bias": True}, "head_bias belongs to kind encoder or encoder_decoder, not decoder"),
+        ({"pooler": True, "kind": "encoder_decoder"}, "pooler belongs to kind encoder, not encoder_decoder"),
+        ({"head_transform": True}, "head_transform belongs to kind encoder, not decoder"),
+        ({"sliding_window": 4, "kind": "encoder"}, "sliding_window belongs to kind decoder, not encoder"),
         ({"widht": 64}, "unknown key 'widht'; allowed: vocab_size, width"),
     ],
 )

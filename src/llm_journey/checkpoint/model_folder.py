@@ -10,9 +10,9 @@ Weights move in the dtype they have; nothing is unpickled, nothing is allocated 
 compared with the header of its file. Files split into shards are left out: models of this project's size are one file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -22,18 +22,23 @@ from llm_journey.checkpoint.shapes import MAX_CONTEXT, check_depth, check_shapes
 from llm_journey.core.config import dump, validate
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.files import new_directory, write_json, write_text
-from llm_journey.model.config import TransformerConfig
+from llm_journey.model.config import KindName, TransformerConfig
 from llm_journey.model.decoder import Decoder
+from llm_journey.model.encoder import Encoder
+from llm_journey.model.encoder_decoder import EncoderDecoder
+from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
+from llm_journey.tokenizer.wordpiece import WordPiece
 
 CONFIG, WEIGHTS, GENERATION, CARD = "config.json", "model.safetensors", "generation_config.json", "README.md"
 OWN_TYPE = "llm_journey"
-_OWN_KEYS = frozenset({"model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"})
+_OWN_KEYS = frozenset({"model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"})
+AnyModel = TypeVar("AnyModel", Decoder, Encoder, EncoderDecoder)
 
 
 def save_model(
-    model: Decoder,
+    model: Model,
     directory: Path,
     *,
     tokenizer: Tokenizer | None = None,
@@ -55,7 +60,7 @@ def save_model(
 
 
 def write_model_files(
-    model: Decoder,
+    model: Model,
     directory: Path,
     *,
     tokenizer: Tokenizer | None = None,
@@ -71,6 +76,8 @@ def write_model_files(
     if families.family_of(config) is not None:
         values, tensors = families.to_huggingface(config, state)
     ids = _role_ids(tokenizer)
+    if config.kind == "encoder_decoder" and ids["pad_token_id"] is not None:
+        ids["decoder_start_token_id"] = ids["pad_token_id"]  # Marian's convention: the target begins with padding
     write_json(directory / CONFIG, values | ids | {"dtype": tensor_files.storage_dtype(state)})
     write_json(directory / GENERATION, ids | dict(generation or {}))
     tensor_files.write_tensors(directory / WEIGHTS, tensors)
@@ -80,17 +87,68 @@ def write_model_files(
         write_text(directory / CARD, card)
 
 
-def load_model(directory: Path) -> tuple[Decoder, Tokenizer | None]:
-    """The model (float32, in evaluation mode) and the tokenizer of a folder, ours or a Hugging Face one.
+def load_model(directory: Path) -> tuple[Model, Tokenizer | WordPiece | None]:
+    """The model (float32, in evaluation mode) and the tokenizer of a folder, ours or a Hugging Face one, of any kind.
 
     Raises BadInputError naming the file and what is wrong with it.
     """
     config, state = load_state(directory)
     model = build(config, state)
-    tokenizer = tokenizer_io.load(directory) if (directory / "tokenizer.json").is_file() else None
+    tokenizer = load_tokenizer(directory)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise BadInputError(f"{directory}: {_vocabulary_message(tokenizer.vocab_size, config.vocab_size)}")
     return model, tokenizer
+
+
+def load_decoder(directory: Path) -> tuple[Decoder, Tokenizer | None]:
+    """`load_model` for what writes on. Raises BadInputError where the folder holds a model of another kind."""
+    _check_kind(directory, "decoder", "generates text")
+    model, tokenizer = load_model(directory)
+    assert isinstance(model, Decoder)
+    if isinstance(tokenizer, WordPiece):
+        raise BadInputError(f"{directory}: a WordPiece tokenizer, which cannot give text back; a decoder needs BPE")
+    return model, tokenizer
+
+
+def load_encoder(directory: Path) -> tuple[Encoder, Tokenizer | WordPiece | None]:
+    """`load_model` for what embeds texts and fills masks. BadInputError for a model of another kind."""
+    _check_kind(directory, "encoder", "embeds texts")
+    model, tokenizer = load_model(directory)
+    assert isinstance(model, Encoder)
+    return model, tokenizer
+
+
+def load_encoder_decoder(directory: Path) -> tuple[EncoderDecoder, Tokenizer | WordPiece | None]:
+    """`load_model` for what turns one text into another. BadInputError for a model of another kind."""
+    _check_kind(directory, "encoder_decoder", "turns one text into another")
+    model, tokenizer = load_model(directory)
+    assert isinstance(model, EncoderDecoder)
+    return model, tokenizer
+
+
+def load_tokenizer(directory: Path) -> Tokenizer | WordPiece | None:
+    """The tokenizer of a folder: byte-level BPE, or WordPiece; None where there is no tokenizer.json."""
+    path = directory / tokenizer_io.TOKENIZER_FILE
+    if not path.is_file():
+        return None
+    model = tokenizer_io.read_object(path).get("model")
+    wordpiece = isinstance(model, dict) and model.get("type", "WordPiece") == "WordPiece" and "merges" not in model
+    return WordPiece.load(directory) if wordpiece else tokenizer_io.load(directory)
+
+
+def load_config(directory: Path) -> TransformerConfig:
+    """The configuration of a model folder; of its tensors only the names are read, which say what parts there are."""
+    if not directory.is_dir():
+        raise BadInputError(f"{directory}: no such model folder")
+    path, weights = directory / CONFIG, directory / WEIGHTS
+    values = tensor_files.read_json(path)
+    return _read_config(values, path, tensor_files.read_shapes(weights) if weights.is_file() else None)
+
+
+def _check_kind(directory: Path, kind: KindName, does: str) -> None:
+    found = load_config(directory).kind
+    if found != kind:
+        raise BadInputError(f"{directory}: its model is of kind {found!r}; what {does} is of kind {kind!r}")
 
 
 def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
@@ -101,23 +159,39 @@ def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
     values = tensor_files.read_json(config_path)
     where = f"{config_path} with {WEIGHTS}"
     if values.get("model_type") != OWN_TYPE:
-        family, config = families.read_config(values, str(config_path))
-        families.stored_names(family, config, tensor_files.read_shapes(weights_path), where)
+        _read_config(values, config_path)  # first, so that its errors come before those of the tensors
+        found = tensor_files.read_shapes(weights_path)
+        family, config = families.read_config(values, str(config_path), found)
+        families.stored_names(family, config, found, where)
         return families.from_huggingface(values, tensor_files.read_tensors(weights_path), where)
-    fields = {key: value for key, value in values.items() if key not in _OWN_KEYS}
-    config = validate(TransformerConfig, fields, str(config_path))
-    if config.context > MAX_CONTEXT:
-        raise BadInputError(f"{config_path}: key 'context' = {config.context}: must be at most {MAX_CONTEXT}")
+    config = _read_config(values, config_path)
     found = tensor_files.read_shapes(weights_path)
-    check_depth(config.num_layers, found, where)
+    check_depth(config.num_layers + config.num_decoder_layers, found, where)
     check_shapes(parameter_shapes(config), found, where)
     return config, tensor_files.read_tensors(weights_path)
 
 
-def build(config: TransformerConfig, state: Mapping[str, Tensor]) -> Decoder:
-    """A float32 Decoder in evaluation mode that holds `state`; torch's global random state is left as it was."""
+def _read_config(values: Mapping[str, Any], path: Path, stored: Collection[str] | None = None) -> TransformerConfig:
+    if values.get("model_type") != OWN_TYPE:
+        return families.read_config(values, str(path), stored)[1]
+    fields = {key: value for key, value in values.items() if key not in _OWN_KEYS}
+    config = validate(TransformerConfig, fields, str(path))
+    if config.context > MAX_CONTEXT:
+        raise BadInputError(f"{path}: key 'context' = {config.context}: must be at most {MAX_CONTEXT}")
+    return config
+
+
+@overload
+def build(config: TransformerConfig, state: Mapping[str, Tensor]) -> Model: ...
+@overload
+def build(config: TransformerConfig, state: Mapping[str, Tensor], kind: type[AnyModel]) -> AnyModel: ...
+def build(config: TransformerConfig, state: Mapping[str, Tensor], kind: type[Any] | None = None) -> Any:
+    """A float32 model in evaluation mode that holds `state`; torch's global random state is left as it was.
+
+    kind: the class that the caller needs; BadInputError where the configuration is of another.
+    """
     with _NoDraws():
-        model = Decoder(config)
+        model = make_model(config) if kind is None else kind(config)
     model.load_state_dict(state)
     return model.eval()
 

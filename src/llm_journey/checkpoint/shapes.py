@@ -14,40 +14,59 @@ MAX_CONTEXT = 1 << 20
 
 
 def parameter_shapes(config: TransformerConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor in the state of a `Decoder(config)`."""
-    width, pre = config.width, config.norm_placement == "pre"
+    """Name and shape of every tensor in the state of a model of `config`, whichever kind it is of."""
+    width, both = config.width, config.kind == "encoder_decoder"
     shapes: dict[str, Shape] = {"embed.weight": (config.vocab_size, width)}
     if config.positions == "learned":
         shapes["position_embed.weight"] = (config.context, width)
-    for index in range(config.num_layers):
-        shapes.update({f"blocks.{index}.{name}": shape for name, shape in _block_shapes(config).items()})
-    if pre:
-        shapes.update(_norm_shapes("norm", config))
+    if config.token_types:
+        shapes["token_type_embed.weight"] = (config.token_types, width)
+    if config.embedding_norm:
+        shapes |= _norm_shapes("embed_norm", config)
+    if both:
+        shapes |= _stack_shapes("encoder_", config.num_layers, config, cross=False)
+    shapes |= _stack_shapes("", config.num_decoder_layers if both else config.num_layers, config, cross=both)
+    if config.pooler:
+        shapes |= _linear_shapes("pooler", (width, width), config)
+    if config.head_transform:
+        shapes |= _linear_shapes("head_dense", (width, width), config) | _norm_shapes("head_norm", config)
     if not config.tied_embeddings:
         shapes["head.weight"] = (config.vocab_size, width)
+    if config.head_bias:
+        shapes["head_bias"] = (config.vocab_size,)
     return shapes
 
 
-def _block_shapes(config: TransformerConfig) -> dict[str, Shape]:
+def _stack_shapes(prefix: str, num_layers: int, config: TransformerConfig, *, cross: bool) -> dict[str, Shape]:
+    """A stack's blocks and the norm behind them."""
+    block = _block_shapes(config, cross)
+    shapes = {f"{prefix}blocks.{index}.{name}": shape for index in range(num_layers) for name, shape in block.items()}
+    return shapes | (_norm_shapes(f"{prefix}norm", config) if config.norm_placement == "pre" else {})
+
+
+def _block_shapes(config: TransformerConfig, cross: bool) -> dict[str, Shape]:
+    shapes = _norm_shapes("attention_norm", config) | _attention_shapes("attention", config)
+    if cross:
+        shapes |= _norm_shapes("cross_norm", config) | _attention_shapes("cross_attention", config)
+    shapes |= _norm_shapes("mlp_norm", config)
+    for name in ("mlp.gate", "mlp.up") if config.mlp == "swiglu" else ("mlp.up",):
+        shapes |= _linear_shapes(name, (config.mlp_width, config.width), config)
+    return shapes | _linear_shapes("mlp.down", (config.width, config.mlp_width), config)
+
+
+def _attention_shapes(name: str, config: TransformerConfig) -> dict[str, Shape]:
     width, all_heads, kv_heads = config.width, config.num_heads * config.head_width, _kv_width(config)
-    linears = {
-        "attention.q": (all_heads, width),
-        "attention.k": (kv_heads, width),
-        "attention.v": (kv_heads, width),
-        "attention.o": (width, all_heads),
-        "mlp.up": (config.mlp_width, width),
-        "mlp.down": (width, config.mlp_width),
-    }
-    if config.mlp == "swiglu":
-        linears["mlp.gate"] = (config.mlp_width, width)
     shapes: dict[str, Shape] = {}
-    for name, shape in linears.items():
-        shapes[f"{name}.weight"] = shape
-        if config.bias:
-            shapes[f"{name}.bias"] = shape[:1]
+    for part, shape in {"q": (all_heads, width), "k": (kv_heads, width), "v": (kv_heads, width)}.items():
+        shapes |= _linear_shapes(f"{name}.{part}", shape, config)
+    shapes |= _linear_shapes(f"{name}.o", (width, all_heads), config)
     if config.qk_norm:
-        shapes["attention.q_norm.weight"] = shapes["attention.k_norm.weight"] = (config.head_width,)
-    return shapes | _norm_shapes("attention_norm", config) | _norm_shapes("mlp_norm", config)
+        shapes[f"{name}.q_norm.weight"] = shapes[f"{name}.k_norm.weight"] = (config.head_width,)
+    return shapes
+
+
+def _linear_shapes(name: str, shape: Shape, config: TransformerConfig) -> dict[str, Shape]:
+    return {f"{name}.weight": shape} | ({f"{name}.bias": shape[:1]} if config.bias else {})
 
 
 def _kv_width(config: TransformerConfig) -> int:

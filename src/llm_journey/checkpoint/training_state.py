@@ -26,7 +26,7 @@ from llm_journey.core.console import messages
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.paths import inside
 from llm_journey.model.config import TransformerConfig
-from llm_journey.model.decoder import Decoder
+from llm_journey.model.kinds import Model
 from llm_journey.tokenizer import Tokenizer
 
 MANIFEST, STATE, STATE_TENSORS = "manifest.json", "training_state.json", "training_state.safetensors"
@@ -58,7 +58,7 @@ def save_checkpoint(
     directory: Path,
     *,
     step: int,
-    model: Decoder,
+    model: Model,
     tokenizer: Tokenizer | None,
     optimizer_state: Mapping[str, Tensor],
     state: Mapping[str, Any],

@@ -23,7 +23,8 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, capacity, config.head_width)
+        num_layers = config.num_decoder_layers or config.num_layers  # of what writes
+        shape = (num_layers, batch, config.num_kv_heads, capacity, config.head_width)
         self.keys_lbkce = torch.empty(shape, dtype=dtype, device=device)
         self.values_lbkce = torch.empty(shape, dtype=dtype, device=device)
         self.capacity = capacity
@@ -45,3 +46,8 @@ class KVCache:
         if layer_index == len(self.keys_lbkce) - 1:
             self._length = stop
         return keys_bkce[:, :, :stop], values_bkce[:, :, :stop]
+
+    def reorder(self, rows_b: Tensor) -> None:
+        """Row b goes on from what row `rows_b[b]` holds: a beam search's hypotheses change places."""
+        for table in (self.keys_lbkce, self.values_lbkce):
+            table[:, :, :, : self._length] = table[:, rows_b, :, : self._length]

@@ -28,5 +28,5 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Embedding):
-                tied_or_positions = config.tied_embeddings or name == "position_embed"
-                module.weight.normal_(std=config.width**-0.5 if tied_or_positions else 1.0)
+                small = config.tied_embeddings or name in ("position_embed", "token_type_embed")
+                module.weight.normal_(std=config.width**-0.5 if small else 1.0)

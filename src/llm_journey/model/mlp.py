@@ -1,7 +1,9 @@
 """The position-wise network of a block, (B, T, D) -> (B, T, D).
 
 gelu       down(GELU(up(x)))            (Hendrycks and Gimpel 2016; "gelu_tanh" is GPT-2's approximation of it)
+relu       down(relu(up(x)))            (Vaswani et al. 2017, eq. 2)
 relu2      down(relu(up(x))^2)          (So et al. 2021, "Primer")
+silu       down(silu(up(x)))            (Ramachandran et al. 2017, "swish"; what Marian's models have)
 swiglu     down(silu(gate(x)) * up(x))  (Shazeer 2020, eq. 6)
 """
 
@@ -14,10 +16,14 @@ from torch import Tensor, nn
 from llm_journey.core.errors import unknown_name
 from llm_journey.model.config import TransformerConfig
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+# By the name of the MLP; swiglu's is that of its gate.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
+    "silu": F.silu,
+    "swiglu": F.silu,
 }
 
 
@@ -26,11 +32,11 @@ class Mlp(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        if config.mlp not in _ACTIVATIONS:
-            raise unknown_name("mlp", config.mlp, (*_ACTIVATIONS, "swiglu"))
+        if config.mlp not in ACTIVATIONS:
+            raise unknown_name("mlp", config.mlp, ACTIVATIONS)
         self.up = nn.Linear(config.width, config.mlp_width, bias=config.bias)
         self.down = nn.Linear(config.mlp_width, config.width, bias=config.bias)
-        self.activation = _ACTIVATIONS[config.mlp]
+        self.activation = ACTIVATIONS[config.mlp]
 
     def forward(self, x_btd: Tensor) -> Tensor:
         result: Tensor = self.down(self.activation(self.up(x_btd)))

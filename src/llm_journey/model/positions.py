@@ -3,6 +3,8 @@
 Legend: B batch, T positions, H heads, E head width, D width.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,20 @@ def sinusoidal_table(num_positions: int, width: int) -> Tensor:
     """(T, D) table: sin at even channels, cos at odd, angle = t / 10000^(2i/D) (Vaswani et al. 2017, section 3.5)."""
     angles_ti = _angles(num_positions, width, 10_000.0)
     return torch.stack((angles_ti.sin(), angles_ti.cos()), dim=-1).flatten(1)
+
+
+def sinusoidal_halves_table(num_positions: int, width: int) -> Tensor:
+    """(T, D) table: the same sines in the first half of the channels, the cosines in the second, as Marian lays them
+    (Junczys-Dowmunt et al. 2018). The angles are taken in float64, as transformers does for it."""
+    positions_t1 = torch.arange(num_positions, dtype=torch.float64)[:, None]
+    angles_ti = positions_t1 / 10_000.0 ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return torch.cat((angles_ti.sin(), angles_ti.cos()), dim=-1).float()
+
+
+SINUSOIDS: dict[str, Callable[[int, int], Tensor]] = {
+    "sinusoidal": sinusoidal_table,
+    "sinusoidal_halves": sinusoidal_halves_table,
+}
 
 
 def rotary_tables(num_positions: int, head_width: int, theta: float) -> tuple[Tensor, Tensor]:

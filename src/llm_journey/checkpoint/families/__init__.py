@@ -1,24 +1,24 @@
-"""Our Decoder as a Hugging Face model and back: which family a config fits, and the maps of config and tensors.
+"""Our model as a Hugging Face model and back: which family a config fits, and the maps of config and tensors.
 
 A family is taken only where it computes exactly what our configuration says; tests/equivalence/test_families.py holds
 the proof against transformers' own modeling code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from llm_journey.checkpoint.families import gpt2, llama, qwen3
+from llm_journey.checkpoint.families import bert, gpt2, llama, marian, qwen3
 from llm_journey.checkpoint.families.family import ConfigReader, Family
 from llm_journey.checkpoint.shapes import check_depth, check_shapes
 from llm_journey.checkpoint.tensor_files import Shape
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.config import TransformerConfig
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (qwen3.FAMILY, llama.FAMILY, gpt2.FAMILY)}
-_HEAD, _EMBEDDING = "lm_head.weight", ("model.embed_tokens.weight", "transformer.wte.weight")
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (qwen3.FAMILY, llama.FAMILY, gpt2.FAMILY, bert.FAMILY, marian.FAMILY)
+}
 
 
 def family_of(config: TransformerConfig) -> str | None:
@@ -35,13 +35,19 @@ def to_huggingface(config: TransformerConfig, state: Mapping[str, Tensor]) -> tu
     return family.write_config(config), family.write_tensors(config, state)
 
 
-def read_config(values: Mapping[str, Any], where: str = "config.json") -> tuple[Family, TransformerConfig]:
-    """The family and our configuration for a Hugging Face config.json; `where` names it in errors."""
+def read_config(
+    values: Mapping[str, Any], where: str = "config.json", stored: Collection[str] | None = None
+) -> tuple[Family, TransformerConfig]:
+    """The family and our configuration for a Hugging Face config.json; `where` names it in errors.
+
+    stored: the names in its file of tensors, where there is one; some parts (BERT's pooler) show only there.
+    """
     name = values.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise BadInputError(f"{where}: key 'model_type' = {str(name)[:80]!r}: must be one of {', '.join(FAMILIES)}")
     family = FAMILIES[name]
-    return family, family.read_config(ConfigReader(values, where))
+    config = family.read_config(ConfigReader(values, where))
+    return family, config if stored is None else family.complete(config, {family.rename(item) for item in stored})
 
 
 def stored_names(family: Family, config: TransformerConfig, found: Mapping[str, Shape], where: str) -> dict[str, str]:
@@ -49,13 +55,19 @@ def stored_names(family: Family, config: TransformerConfig, found: Mapping[str, 
 
     `found` comes from the file's header, so that a config which lies is refused before anything is allocated.
     """
-    check_depth(config.num_layers, found, where)
-    names = {family.rename(stored): stored for stored in found}
-    names.pop("", None)
+    check_depth(config.num_layers + config.num_decoder_layers, found, where)
+    names: dict[str, str] = {}
+    for stored in found:
+        name = family.rename(stored)
+        if name in names:
+            raise BadInputError(
+                f"{where}: {stored} and {names[name]} are two spellings of one tensor; keep one of them"
+            )
+        if name:
+            names[name] = stored
     expected = family.shapes(config)
-    if config.tied_embeddings and _HEAD in names and _HEAD not in expected:
-        expected[_HEAD] = expected[next(name for name in _EMBEDDING if name in expected)]
-    check_shapes(expected, {name: found[stored] for name, stored in names.items()}, where)
+    derived = {name: item.shape for name, item in family.derived(config).items() if name in names}
+    check_shapes(derived | expected, {name: found[stored] for name, stored in names.items()}, where)
     return names
 
 
@@ -67,11 +79,10 @@ def from_huggingface(
     Raises BadInputError naming `where` and what is wrong: an unknown or unsupported value, tensors missing, left over
     or of another shape, a stored head that is not the embedding it is said to be tied to.
     """
-    family, config = read_config(values, where)
+    family, config = read_config(values, where, tensors.keys())
     names = stored_names(family, config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, where)
     named = {name: tensors[stored] for name, stored in names.items()}
-    if config.tied_embeddings and _HEAD in named:
-        embedding = next(name for name in _EMBEDDING if name in named)
-        if not torch.equal(named[_HEAD], named[embedding]):
-            raise BadInputError(f"{where}: tie_word_embeddings is true, yet {_HEAD} differs from {embedding}")
+    for name, item in family.derived(config).items():
+        if name in named:
+            item.check(named[name], named, where)
     return config, family.read_tensors(config, named)

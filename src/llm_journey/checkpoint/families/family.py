@@ -4,10 +4,11 @@ A config.json that was not written here may say anything: each value is checked 
 names the file, the key and the value.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from llm_journey.checkpoint.shapes import MAX_CONTEXT
@@ -21,12 +22,52 @@ _MAX_SIZE = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A tensor that a file may hold although it follows from others: a tied head stored again, a table of sines.
+
+    value: what it must be, from the others. reason: the sentence for when it is not. tolerance: 0 for a copy.
+    """
+
+    shape: Shape
+    value: Callable[[State], Tensor]
+    reason: str
+    tolerance: float = 0.0
+
+    def check(self, found: Tensor, tensors: State, where: str) -> None:
+        """Raise BadInputError with the reason where `found` differs."""
+        expected = self.value(tensors)
+        equal = torch.equal(found, expected) if not self.tolerance else _is_close(found, expected, self.tolerance)
+        if not equal:
+            raise BadInputError(f"{where}: {self.reason}")
+
+
+def _is_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    return bool(((found.float() - expected.float()).abs() <= tolerance).all())
+
+
+def copy_of(original: str, name: str, shape: Shape) -> Derived:
+    """A copy of the tensor `original`, made because the two are tied."""
+    reason = f"tie_word_embeddings is true, yet {name} differs from {original}"
+    return Derived(shape=shape, value=lambda tensors: tensors[original], reason=reason)
+
+
+def _nothing_derived(_config: TransformerConfig) -> dict[str, Derived]:
+    return {}
+
+
+def _as_read(config: TransformerConfig, _names: Collection[str]) -> TransformerConfig:
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """One architecture of Hugging Face transformers that our Decoder can be written as and read from, exactly.
+    """One architecture of Hugging Face transformers that our model can be written as and read from, exactly.
 
     fits: whether a config is this family's. write_config, read_config: config.json both ways. shapes: name and shape
     of each tensor that the family's file holds for a config. rename: the family's spelling of a stored name ("" for a
-    buffer that carries no weights). write_tensors, read_tensors: our state to the family's and back.
+    buffer that carries no weights). write_tensors, read_tensors: our state to the family's and back. derived: what a
+    file may hold besides. complete: the config once the names in the file are known, where config.json leaves it open
+    which parts there are.
     """
 
     name: str
@@ -37,6 +78,13 @@ class Family:
     rename: Callable[[str], str]
     write_tensors: Callable[[TransformerConfig, State], dict[str, Tensor]]
     read_tensors: Callable[[TransformerConfig, State], dict[str, Tensor]]
+    derived: Callable[[TransformerConfig], dict[str, Derived]] = _nothing_derived
+    complete: Callable[[TransformerConfig, Collection[str]], TransformerConfig] = _as_read
+
+
+def is_plain_decoder(config: TransformerConfig) -> bool:
+    """A decoder whose embeddings go into the blocks as they are."""
+    return config.kind == "decoder" and not config.embedding_norm and not config.embedding_scale
 
 
 class ConfigReader:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_journey.checkpoint.families.family import ConfigReader, Family, State
+from llm_journey.checkpoint.families.family import ConfigReader, Derived, Family, State, copy_of, is_plain_decoder
 from llm_journey.checkpoint.shapes import parameter_shapes
 from llm_journey.checkpoint.tensor_files import Shape
 from llm_journey.model.config import TransformerConfig
@@ -30,7 +30,8 @@ _NAME = re.compile(r"(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)")
 
 def _fits(config: TransformerConfig) -> bool:
     return (
-        config.norm == "layernorm"
+        is_plain_decoder(config)
+        and config.norm == "layernorm"
         and config.norm_placement == "pre"
         and config.positions == "learned"
         and config.mlp == "gelu_tanh"
@@ -142,6 +143,11 @@ def _read_tensors(config: TransformerConfig, tensors: State) -> dict[str, Tensor
     return state
 
 
+def _derived(config: TransformerConfig) -> dict[str, Derived]:
+    head = copy_of("transformer.wte.weight", "lm_head.weight", (config.vocab_size, config.width))
+    return {"lm_head.weight": head} if config.tied_embeddings else {}
+
+
 FAMILY = Family(
     name="gpt2",
     fits=_fits,
@@ -151,4 +157,5 @@ FAMILY = Family(
     rename=_rename,
     write_tensors=_write_tensors,
     read_tensors=_read_tensors,
+    derived=_derived,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llm_journey.checkpoint.families.family import ConfigReader, Family, State
+from llm_journey.checkpoint.families.family import ConfigReader, Derived, Family, State, copy_of, is_plain_decoder
 from llm_journey.checkpoint.shapes import parameter_shapes
 from llm_journey.checkpoint.tensor_files import Shape
 from llm_journey.model.config import TransformerConfig
@@ -60,10 +60,17 @@ def read_tensors(config: TransformerConfig, tensors: State) -> dict[str, Tensor]
     return {name: tensors[huggingface_name(name)] for name in parameter_shapes(config)}
 
 
+def derived(config: TransformerConfig) -> dict[str, Derived]:
+    """A tied head may be stored once more."""
+    head = copy_of("model.embed_tokens.weight", "lm_head.weight", (config.vocab_size, config.width))
+    return {"lm_head.weight": head} if config.tied_embeddings else {}
+
+
 def fits_shared(config: TransformerConfig) -> bool:
     """The choices that llama and qwen3 have in common."""
     return (
-        config.norm == "rmsnorm"
+        is_plain_decoder(config)
+        and config.norm == "rmsnorm"
         and config.norm_placement == "pre"
         and config.positions == "rope"
         and config.mlp == "swiglu"
@@ -163,4 +170,5 @@ FAMILY = Family(
     rename=rename,
     write_tensors=write_tensors,
     read_tensors=read_tensors,
+    derived=derived,
 )

@@ -66,4 +66,5 @@ FAMILY = Family(
     rename=llama.rename,
     write_tensors=llama.write_tensors,
     read_tensors=llama.read_tensors,
+    derived=llama.derived,
 )
