@@ -20,6 +20,7 @@ from llm_journey.tokenizer.chat_template import TURN_TOKENS, encode_chat
 if TYPE_CHECKING:
     from llm_journey.generation.decode import Generation
     from llm_journey.generation.sampling import SamplingConfig
+    from llm_journey.inspection.reading import Reading
     from llm_journey.model.decoder import Decoder
 
 Message = Mapping[str, Any]
@@ -105,6 +106,15 @@ class LanguageModel:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         return self._reply(encode_chat(self.tokenizer, messages, add_generation_prompt=True), settings or {})
+
+    def inspect(self, text: str, *, layers: Sequence[int] | None = None) -> "Reading":
+        """What the model does while it reads `text`, as `generate` would: token probabilities, logit lens, attention.
+
+        layers: keep attention maps of these only (None: all). Raises BadInputError as `generate` does.
+        """
+        from llm_journey.app.inspect import inspect_prompt
+
+        return inspect_prompt(self, text, self._begin() + self.tokenizer.encode(text), layers=layers)
 
     def sampling(self, settings: Mapping[str, Any]) -> "SamplingConfig":
         """The model's defaults with `settings` over them. Raises BadInputError naming the key that is wrong."""
