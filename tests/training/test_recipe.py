@@ -32,7 +32,10 @@ def test_there_are_shipped_recipes() -> None:
 @pytest.mark.parametrize(
     ("mapping", "reason"),
     [
-        (_mapping(trainng={}), "unknown key 'trainng'; allowed: name, seed, data, tokenizer, model, training"),
+        (
+            _mapping(trainng={}),
+            "unknown key 'trainng'; allowed: name, seed, objective, data, tokenizer, model, training",
+        ),
         (_mapping(model={"widht": 8}), "unknown key 'model.widht'; allowed: vocab_size, width"),
         (
             _mapping(training={"steps": 5, "optimizer": {"lr": 1}}),

@@ -18,6 +18,7 @@ from llm_journey.checkpoint.model_folder import load_model
 from llm_journey.checkpoint.training_state import latest_checkpoint
 from llm_journey.core.config import to_yaml
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.training import objectives
 from llm_journey.training import run as running
 from llm_journey.training import validate as validating
 from llm_journey.training.recipe import Recipe, load_recipe
@@ -309,7 +310,7 @@ def _validation_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> 
         judged.append({name: value.clone() for name, value in model.state_dict().items()})
         return Validation(loss=losses[min(len(judged), len(losses)) - 1], bits_per_byte=1.0, tokens=1)
 
-    monkeypatch.setattr(running, "validate", say)
+    monkeypatch.setattr(objectives, "validate", say)
     return judged
 
 

@@ -105,7 +105,7 @@ def _poison(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, value: float, whe
     """Gradients get `value` in one place in the steps where `when` says so."""
     real = trainer._gradients
 
-    def gradients(batches: list[training.Batch], num_targets: int) -> float:
+    def gradients(batches: list[training.AnyBatch], num_targets: int) -> float:
         loss = real(batches, num_targets)
         if when.pop(0) and trainer.model.embed.weight.grad is not None:
             trainer.model.embed.weight.grad[3, 3] = value

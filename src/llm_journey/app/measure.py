@@ -34,6 +34,14 @@ _LICENCES = {
     "Apache-2.0": "apache-2.0",
 }
 
+_KINDS = {"decoder": "A decoder-only", "encoder": "An encoder-only", "encoder_decoder": "An encoder-decoder"}
+_LIMITS = {
+    "next_token": "A small base model: it continues text, follows no instructions, and states falsehoods fluently.",
+    "masked": "A small encoder: it guesses hidden words from those around them, and guesses falsehoods as readily.",
+    "span": "A small base model: it writes what was cut out of a text, and states falsehoods fluently.",
+    "seq2seq": "It does the one task that it was trained on; for any other text its answer means nothing.",
+}
+
 
 @dataclass(frozen=True)
 class _Material:
@@ -90,6 +98,9 @@ def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]
 
 
 def _compare_with_baselines(material: _Material) -> None:
+    """Compressors and n-gram models know bits a byte alone: other objectives bring their own baseline with them."""
+    if material.recipe.objective != "next_token":
+        return
     from llm_journey.evaluation.baselines import measure as measure_baselines
 
     material.folder.update(baselines=measure_baselines(*material.data()))
@@ -139,11 +150,13 @@ def _write_card(material: _Material) -> None:
 def _facts(material: _Material) -> Any:
     from llm_journey.checkpoint.card import CardFacts
     from llm_journey.reports.plots import baseline_label
+    from llm_journey.reports.run_data import SHARES
 
     information, recipe = material.folder.information, material.recipe
     figures: dict[str, Any] = information.get("figures", {})
+    accuracies = {label: figures[key] for key, label in SHARES.items() if figures.get(key) is not None}
     baselines: dict[str, float] = information.get("baselines", {})
-    data, data_licence, licence = _data_in_words(recipe.data.source)
+    data, data_licence, licence = _data_in_words(recipe)
     report = files.read_json(material.folder.directory / "preparation.json")
     return CardFacts(
         name=material.folder.directory.name,
@@ -160,25 +173,37 @@ def _facts(material: _Material) -> Any:
         logit_difference=figures.get("logit_difference"),
         command="journey train recipe.yaml  # the recipe.yaml beside this file",
         limits=(
-            "A small base model: it continues text, follows no instructions, and states falsehoods fluently.",
+            _LIMITS[recipe.objective],
             "It knows only what stands in its training text, and shares that text's language and slant.",
             "Not for decisions about people, nor for facts that nobody checks.",
         ),
+        task={"encoder": "fill-mask", "encoder_decoder": "text2text-generation"}.get(
+            recipe.model.kind, "text-generation"
+        ),
+        accuracies=accuracies,
     )
 
 
 def _architecture(recipe: Recipe) -> str:
     model = recipe.model
+    layers = f"{model.num_layers} layers"
+    if model.num_decoder_layers:
+        layers = f"{model.num_layers} layers that read and {model.num_decoder_layers} that write"
     return (
-        f"A decoder-only transformer: {model.num_layers} layers, {model.width} wide, {model.num_heads} heads "
+        f"{_KINDS[model.kind]} transformer: {layers}, {model.width} wide, {model.num_heads} heads "
         f"({model.num_kv_heads} for keys and values), {model.norm}, {model.positions} positions, {model.mlp} blocks"
     )
 
 
-def _data_in_words(source: str) -> tuple[str, str, str]:
+def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     """(what the data is, its licence, the identifier for the weights)."""
     from llm_journey.datasets.catalog import CATALOG
 
+    source = recipe.data.source
+    if recipe.objective == "seq2seq":
+        from llm_journey.training.tasks import find_task
+
+        return f"Trained on {find_task(source).title}", "none: computed from a seed", "mit"
     if source in CATALOG:
         entry = CATALOG[source]
         return f"Trained on {entry.title}", entry.licence, _LICENCES.get(entry.licence, "other")

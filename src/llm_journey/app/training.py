@@ -18,7 +18,7 @@ from llm_journey.training.run_folder import CHECKPOINTS
 from llm_journey.training.tracker import METRICS_FILE
 
 if TYPE_CHECKING:
-    from llm_journey.model.decoder import Decoder
+    from llm_journey.model.kinds import Model
     from llm_journey.tokenizer import Tokenizer
 
 _SAMPLE_TOKENS = 60
@@ -66,16 +66,24 @@ def pull_source(source: str, observer: Observer) -> None:
     pull(source, on_progress=on_progress)
 
 
-def write_sample(decoder: "Decoder", tokenizer: "Tokenizer", prompt: str) -> str:
-    """What the model writes after `prompt`; the same draws each time, so that samples of a run can be compared."""
+def write_sample(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
+    """What the model makes of `prompt`; the same draws each time, so that samples of a run can be compared."""
+    from llm_journey.app.encoders import MaskFiller, Rewriter
     from llm_journey.app.language_model import LanguageModel
+    from llm_journey.model.encoder import Encoder
+    from llm_journey.model.encoder_decoder import EncoderDecoder
 
+    if isinstance(model, Encoder):
+        return MaskFiller("sample", Path(), tokenizer, encoder=model).generate(prompt)
+    if isinstance(model, EncoderDecoder):
+        return f" → {Rewriter('sample', Path(), tokenizer, model=model).generate(prompt)}"
     stop_ids = frozenset({tokenizer.end_id})
-    model = LanguageModel("sample", Path(), decoder, tokenizer, stop_ids=stop_ids)
-    return model.generate(prompt, seed=0, max_new_tokens=_SAMPLE_TOKENS)
+    opened = LanguageModel("sample", Path(), model, tokenizer, stop_ids=stop_ids)
+    return opened.generate(prompt, seed=0, max_new_tokens=_SAMPLE_TOKENS)
 
 
 def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) -> TrainedRun:
+    from llm_journey.evaluation.exact_match import pair_figures
     from llm_journey.training.run import train
 
     pull_source(recipe.data.source, observer)
@@ -83,7 +91,7 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
         _warn_where_busy(observer)
     saved_before = _saved_model(directory)
     try:
-        train(recipe, directory, resume=resume, observer=observer, sampler=write_sample)
+        train(recipe, directory, resume=resume, observer=observer, sampler=write_sample, judge=pair_figures)
     except BaseException as error:
         if isinstance(error, Exception) and _saved_model(directory) != saved_before:
             raise JourneyError(
@@ -151,7 +159,7 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
     """A folder, file or glob by its full path, so that a run can be resumed from anywhere; a catalog name as it is."""
     from llm_journey.datasets.catalog import CATALOG
 
-    if recipe.data.source in CATALOG:
+    if recipe.data.source in CATALOG or recipe.objective == "seq2seq":
         return recipe
     return replace(recipe, data=replace(recipe.data, source=str(Path(recipe.data.source).expanduser().absolute())))
 

@@ -5,7 +5,7 @@ A blank is an error: a card that leaves out what the model was trained on, or ho
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llm_journey.core.config import to_yaml
@@ -14,14 +14,15 @@ from llm_journey.core.errors import BadInputError
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says. Every field must be filled.
+    """What a card says. Every field must be filled, save that a model with `accuracies` needs no bits per byte.
 
     name: the model's name. architecture: family and shape in words. data: what it was trained on, in words.
     data_licence: licence of that data. licence: identifier of the weights' licence ("cc-by-sa-4.0"). parameters: their
     number. context: most tokens it reads at once. tokens_seen: training tokens, repeats counted. bits_per_byte: on
     held-out text. held_out: what that text is. baselines: name -> bits per byte on the same text. logit_difference:
     largest difference from transformers in float32, or None where the model fits none of its families. command: makes
-    this model again. limits: sentences on what it must not be used for or cannot do.
+    this model again. limits: sentences on what it must not be used for or cannot do. task: the hub's word for what it
+    does. accuracies: what was counted -> share of it that was right, where the objective has right answers.
     """
 
     name: str
@@ -38,14 +39,18 @@ class CardFacts:
     logit_difference: float | None
     command: str
     limits: tuple[str, ...]
+    task: str = "text-generation"
+    accuracies: Mapping[str, float] = field(default_factory=dict)
 
 
 def model_card(facts: CardFacts) -> str:
     """The card as Markdown with the metadata block that the Hugging Face hub reads. Blank fields: BadInputError."""
-    blanks = [field.name for field in fields(facts) if _is_blank(field.name, getattr(facts, field.name))]
+    spared = {"bits_per_byte", "baselines"} if facts.accuracies else {"accuracies"}
+    asked = [item.name for item in fields(facts) if item.name not in spared]
+    blanks = [name for name in asked if _is_blank(name, getattr(facts, name))]
     if blanks:
         raise BadInputError(f"the model card of {facts.name or 'this model'} has blanks: fill in {', '.join(blanks)}")
-    metadata: dict[str, Any] = {"license": facts.licence, "pipeline_tag": "text-generation", "tags": ["llm-journey"]}
+    metadata: dict[str, Any] = {"license": facts.licence, "pipeline_tag": facts.task, "tags": ["llm-journey"]}
     if facts.logit_difference is not None:
         metadata["library_name"] = "transformers"
     sections = [
@@ -55,11 +60,18 @@ def model_card(facts: CardFacts) -> str:
         f"## Training\n\n{facts.data} (licence: {facts.data_licence}). "
         f"{facts.tokens_seen:,} tokens seen, repeats counted.",
         f"Made by:\n\n```\n{facts.command}\n```",
-        f"## Evaluation\n\nBits per byte on {facts.held_out} (lower is better):\n\n{_table(facts)}",
+        f"## Evaluation\n\n{_evaluation(facts)}",
         _certificate(facts.logit_difference),
         "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in facts.limits),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _evaluation(facts: CardFacts) -> str:
+    if not facts.accuracies:
+        return f"Bits per byte on {facts.held_out} (lower is better):\n\n{_table(facts)}"
+    lines = [f"| {name} | {share:.1%} |" for name, share in facts.accuracies.items()]
+    return "\n".join([f"On {facts.held_out}:", "", "| right | share |", "| --- | ---: |", *lines])
 
 
 def _table(facts: CardFacts) -> str:

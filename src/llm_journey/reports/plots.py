@@ -16,7 +16,7 @@ from typing import Any
 
 from llm_journey.core import files
 from llm_journey.core.errors import BadInputError
-from llm_journey.reports.run_data import Run, read_run, series
+from llm_journey.reports.run_data import SHARES, Run, read_run, series
 
 _MAX_POINTS = 600  # a curve with more is averaged down to this many
 _SMOOTHING = 0.05  # share of all logged steps that one smoothed point averages over
@@ -136,6 +136,30 @@ def progress_picture(run: Run) -> Draw | None:
             _plain_numbers(axis.xaxis)
         for axis in axes[len(found) :]:
             axis.set_visible(False)
+        return figure
+
+    return draw
+
+
+def shares_picture(run: Run) -> Draw | None:
+    """Share of the held-out answers that is right, by step; None where the objective has no right answers."""
+    found = [(label, series(run.validation, key)) for key, label in SHARES.items()]
+    found = [curve for curve in found if curve[1][0]]
+    if not found:
+        return None
+
+    def draw(theme: Theme) -> Any:
+        figure = _figure(8.6, 3.2, theme)
+        axis = figure.subplots()
+        _dress(axis, theme, "Right answers on held-out data, %")
+        for index, (label, (steps, shares)) in enumerate(found):
+            percents = [100 * share for share in shares]
+            shown = f"{label}, {percents[-1]:.1f} at the end"
+            axis.plot(steps, percents, "o-", color=theme.cycle[index], linewidth=1.6, markersize=4, label=shown)
+        axis.set_ylim(0, 103)
+        axis.set_xlabel("step")
+        _thousands(axis)
+        axis.legend(frameon=False, labelcolor=theme.ink, fontsize=9, loc="lower right")
         return figure
 
     return draw

@@ -14,6 +14,13 @@ from typing import Any, TypeGuard
 from llm_journey.core.errors import BadInputError
 
 _MAX_FILE_BYTES = 256 << 20
+# Shares of right answers, which only some objectives have, with their names for people.
+SHARES = {
+    "exact_match": "exact match",
+    "token_accuracy": "tokens right, those before given",
+    "masked_accuracy": "masked tokens right",
+    "unigram_accuracy": "always the commonest token",
+}
 Row = dict[str, Any]
 
 
@@ -46,7 +53,7 @@ class Run:
         """The finite numbers among the run's figures; validation figures of a run cut short come from its last row."""
         found = numbers(self.information.get("figures"))
         last = numbers(self.validation[-1]) if self.validation else {}
-        for key in ("validation_loss", "perplexity", "bits_per_byte"):
+        for key in ("validation_loss", "perplexity", "bits_per_byte", *SHARES):
             if key not in found and key in last:
                 found[key] = last[key]
         return found

@@ -13,7 +13,7 @@ from llm_journey.core.config import to_yaml
 from llm_journey.reports import formatting, plots
 from llm_journey.reports.data_sections import data_section, tokenizer_section
 from llm_journey.reports.page import Block, Code, Facts, Note, Page, Picture, Sample, Section, Table, render
-from llm_journey.reports.run_data import Run, is_number, read_run, series
+from llm_journey.reports.run_data import SHARES, Run, is_number, read_run, series
 
 REPORT_FILE = "report.html"
 LOGIT_BOUND = 1e-4  # the largest logit difference to transformers that an export may show, in fp32
@@ -73,6 +73,8 @@ def summary_rows(run_directory: Path) -> list[tuple[str, str]]:
     bits = run.figures.get("bits_per_byte")
     if bits is not None and run.baselines:
         rows.append(("Baselines", verdict(bits, run.baselines)))
+    if answers := _answers(run.figures):
+        rows.append(("Answers", answers.strip()))
     difference = run.figures.get("logit_difference")
     if difference is not None:
         rows.append(("Export", f"largest logit difference to transformers {formatting.scientific(difference)}"))
@@ -97,6 +99,9 @@ def verdict(bits: float, baselines: Mapping[str, float]) -> str:
 def _headline(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """(label, value, unit) of the figures that a reader looks for first."""
     forms: list[tuple[str, str, Callable[[float], str], str]] = [
+        ("exact_match", "Exact match", formatting.percent, ""),
+        ("masked_accuracy", "Masked tokens right", formatting.percent, ""),
+        ("unigram_accuracy", "Always the commonest token", formatting.percent, ""),
         ("bits_per_byte", "Bits per byte", lambda value: f"{value:.3f}", ""),
         ("validation_loss", "Validation loss", lambda value: f"{value:.3f}", "nats/token"),
         ("perplexity", "Perplexity", formatting.significant, ""),
@@ -118,14 +123,33 @@ def _unit_apart(value: str, unit: str) -> tuple[str, str]:
 def _lead(run: Run) -> str:
     figures = run.figures
     size = f" of {formatting.count(figures['parameters'])} parameters" if "parameters" in figures else ""
-    parts = [f"A language model{size}"]
+    parts = [f"{_what_it_is(figures)}{size}"]
     if "tokens" in figures:
         parts.append(f", trained on {formatting.count(figures['tokens'])} tokens")
     if run.seconds is not None:
         parts.append(f" in {formatting.duration(run.seconds)}")
     bits = figures.get("bits_per_byte")
     tail = f" {verdict(bits, run.baselines)}" if bits is not None and run.baselines else ""
-    return "".join(parts) + "." + tail
+    return "".join(parts) + "." + (tail or _answers(figures))
+
+
+def _what_it_is(figures: Mapping[str, float]) -> str:
+    if "masked_accuracy" in figures:
+        return "An encoder"
+    return "An encoder-decoder" if "token_accuracy" in figures else "A language model"
+
+
+def _answers(figures: Mapping[str, float]) -> str:
+    """How many answers are right, for an objective that has such; else nothing."""
+    if "exact_match" in figures:
+        return f" It writes {formatting.percent(figures['exact_match'])} of the held-out answers without a fault."
+    found, guessed = figures.get("masked_accuracy"), figures.get("unigram_accuracy")
+    if found is None or not guessed:
+        return ""
+    return (
+        f" It finds {formatting.percent(found)} of the masked tokens, {found / guessed:.1f} times what always saying "
+        f"the commonest one would ({formatting.percent(guessed)})."
+    )
 
 
 def _baselines_section(run: Run) -> Section | None:
@@ -164,6 +188,9 @@ def _training_section(run: Run) -> Section:
     progress = plots.progress_picture(run)
     if progress is not None:
         blocks.append(_picture(progress, "Learning rate, gradient norm, tokens a second and MFU by step"))
+    shares = plots.shares_picture(run)
+    if shares is not None:
+        blocks.append(_picture(shares, "Share of right answers on held-out data by step"))
     if run.validation:
         blocks.append(_validation_table(run))
     elif run.training:
@@ -176,16 +203,15 @@ def _validation_table(run: Run) -> Table:
     last = len(rows) - 1
     chosen = sorted({round(last * index / (_MOST_VALIDATIONS - 1)) for index in range(_MOST_VALIDATIONS)})
     best = min((row["validation_loss"] for row in rows if is_number(row["validation_loss"])), default=None)
+    shares = [key for key in SHARES if any(key in row for row in rows)]
+    columns = [("validation_loss", "validation loss", "{:.4f}"), ("perplexity", "perplexity", "{:.2f}")]
+    columns += [(key, SHARES[key], "{:.1%}") for key in shares] or [("bits_per_byte", "bits per byte", "{:.4f}")]
     cells = [
-        (
-            f"{rows[index]['step']:,.0f}",
-            *(_number(rows[index].get(key), form) for key, form in
-              (("validation_loss", "{:.4f}"), ("perplexity", "{:.2f}"), ("bits_per_byte", "{:.4f}"))),
-        )
+        (f"{rows[index]['step']:,.0f}", *(_number(rows[index].get(key), form) for key, _, form in columns))
         for index in chosen
-    ]  # fmt: skip
+    ]
     strong = frozenset(place for place, index in enumerate(chosen) if rows[index]["validation_loss"] == best)
-    return Table(("step", "validation loss", "perplexity", "bits per byte"), cells, strong)
+    return Table(("step", *(title for _, title, _ in columns)), cells, strong)
 
 
 def _samples_section(run: Run) -> Section:

@@ -4,9 +4,10 @@ Everything lies in the cache under names made from what decides it, so that a se
 
     prepared/<data>/                  the split and cleaned text (datasets.prepare)
     prepared/<data>-<tokenizer>/      tokenizer files, vocabulary.json, train and validation shards
+    prepared/dates-<data, tokenizer>/ the same of a generated task: shards of sources and of targets
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from llm_journey.tokenizer.report import vocabulary_report
 from llm_journey.tokenizer.train import train_tokenizer
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import Recipe
+from llm_journey.training.tasks import DEFAULT_PAIRS, find_task
 
 VOCABULARY_FILE = "vocabulary.json"
 _PROBLEMS_SHOWN = 5
@@ -33,7 +35,9 @@ _PROBLEMS_SHOWN = 5
 class Inputs:
     """What a run trains and validates on. `prepared` holds the text, `directory` the tokenizer and the shards.
 
-    text_fingerprint identifies what `prepared` held then; another preparation may replace it later.
+    Of a task with pairs, `train` and `validation` are the sources; `train_targets` and `validation_targets` hold what
+    is to be written for them, and are None elsewhere. text_fingerprint identifies what `prepared` held then; another
+    preparation may replace it later.
     """
 
     tokenizer: Tokenizer
@@ -44,14 +48,22 @@ class Inputs:
     prepared: Path
     directory: Path
     text_fingerprint: str
+    train_targets: TokenShards | None = None
+    validation_targets: TokenShards | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """What identifies the data and the tokenizer; a resumed run must find the same (NeMo-RL#2519)."""
-        return {
+        found = {
             "train": self.train.fingerprint,
             "validation": self.validation.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
         }
+        if self.train_targets is not None and self.validation_targets is not None:
+            found |= {
+                "train targets": self.train_targets.fingerprint,
+                "validation targets": self.validation_targets.fingerprint,
+            }
+        return found
 
 
 def prepare_inputs(
@@ -62,6 +74,8 @@ def prepare_inputs(
     Raises BadInputError for data that cannot be used and JourneyError where the cache cannot be written.
     """
     observer = observer or Observer()
+    if recipe.objective == "seq2seq":
+        return _prepare_pairs(recipe, observer)
     prepared = cache_dir() / "prepared" / files.sha256_json(configuration.dump(recipe.data))[:16]
     observer.stage("preparing the text")
     preparation = prepare_documents(
@@ -108,16 +122,73 @@ def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -
     with files.new_directory(directory) as folder:
         tokenizer_io.save(tokenizer, folder)
         for split in ("train", "validation"):
-            write_shards(
-                iterate_texts(prepared, split),
-                tokenizer.encode_batch,
-                folder,
-                split=split,
-                vocab_size=tokenizer.vocab_size,
-                end_id=tokenizer.end_id,
-            )
+            _write(tokenizer, iterate_texts(prepared, split), folder, split)
         report = vocabulary_report(tokenizer, iterate_texts(prepared, "train"))
         files.write_json(folder / VOCABULARY_FILE, report.to_json())
+
+
+def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:
+    """The pairs of a generated task. All that decides them stands in the folder's name; the folder is whole or absent.
+
+    train, train-targets, validation, validation-targets: shards whose n-th documents belong together.
+    """
+    task, data = find_task(recipe.data.source), recipe.data
+    drawn = {
+        "task": data.source,
+        "version": task.version,
+        "seed": data.split_seed,
+        "held_out": data.held_out,
+        "pairs": data.max_documents or DEFAULT_PAIRS,
+    }
+    source = files.sha256_json(drawn)
+    key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
+    directory = cache_dir() / "prepared" / f"{data.source}-{key[:16]}"
+    if not directory.is_dir():
+        observer.stage("generating pairs")
+        made = task.pairs(data.split_seed, data.held_out, data.max_documents or DEFAULT_PAIRS)
+        texts = [text for pair in made["train"] for text in pair]
+        with files.new_directory(directory) as folder:
+            tokenizer = train_tokenizer(iter(texts), recipe.tokenizer)
+            tokenizer_io.save(tokenizer, folder)
+            for split, pairs in made.items():
+                _write(tokenizer, (text for text, _ in pairs), folder, split)
+                _write(tokenizer, (text for _, text in pairs), folder, f"{split}-targets")
+            files.write_json(folder / VOCABULARY_FILE, vocabulary_report(tokenizer, iter(texts)).to_json())
+    train, validation = _open(directory, "train"), _open(directory, "validation")
+    return Inputs(
+        tokenizer=tokenizer_io.load(directory),
+        train=train,
+        validation=validation,
+        preparation=PreparationReport(
+            source=task.title,
+            documents_in=train.num_documents + validation.num_documents,
+            dropped={},
+            duplicates=0,
+            near_duplicates=0,
+            train_documents=train.num_documents,
+            validation_documents=validation.num_documents,
+            train_bytes=train.num_bytes,
+            validation_bytes=validation.num_bytes,
+            seconds=0.0,
+        ),
+        vocabulary=files.read_json(directory / VOCABULARY_FILE),
+        prepared=directory,
+        directory=directory,
+        text_fingerprint=source,
+        train_targets=_open(directory, "train-targets"),
+        validation_targets=_open(directory, "validation-targets"),
+    )
+
+
+def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path, split: str) -> None:
+    write_shards(
+        texts,
+        tokenizer.encode_batch,
+        folder,
+        split=split,
+        vocab_size=tokenizer.vocab_size,
+        end_id=tokenizer.end_id,
+    )
 
 
 def _open(directory: Path, split: str) -> TokenShards:

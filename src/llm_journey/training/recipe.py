@@ -11,13 +11,23 @@ from pydantic import ConfigDict
 from llm_journey.core import config as configuration
 from llm_journey.core.config import STRICT
 from llm_journey.core.errors import BadInputError
+from llm_journey.datasets.corruption import MASK_TOKEN, RATE
 from llm_journey.datasets.prepare import DataConfig
 from llm_journey.model.config import TransformerConfig
 from llm_journey.tokenizer.config import TokenizerConfig
 from llm_journey.training.optim import OptimizerConfig
 from llm_journey.training.schedule import ScheduleConfig
+from llm_journey.training.tasks import TASKS
 
 RECIPE_FILE = "recipe.yaml"
+ObjectiveName = Literal["next_token", "masked", "span", "seq2seq"]
+# The kind of model that each objective trains.
+_KIND_OF: dict[ObjectiveName, str] = {
+    "next_token": "decoder",
+    "masked": "encoder",
+    "span": "encoder_decoder",
+    "seq2seq": "encoder_decoder",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,8 @@ class TrainingConfig:
     `seconds` of training (validating, sampling and saving not counted); the first that is used up ends the run.
     `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its end. early_stopping: end
     after so many validations in a row that bring no better loss, with the best model. precision "auto" is bf16 where
-    the GPU or the processor computes in it, else fp32.
+    the GPU or the processor computes in it, else fp32. corruption_rate: the share of the tokens that objective masked
+    hides and objective span cuts out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -47,6 +58,7 @@ class TrainingConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     label_smoothing: float = 0.0
+    corruption_rate: float = RATE
     compile: bool = False
     device: str = "auto"
     validations: int = 4
@@ -71,18 +83,26 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be positive, not {value}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        if not 0 < self.corruption_rate < 1:
+            raise ValueError(f"corruption_rate must lie between 0 and 1, not {self.corruption_rate}")
         if self.early_stopping is not None and self.early_stopping < 1:
             raise ValueError("early_stopping must be at least 1 validation, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides a run: data, tokenizer, model, training, and the seed of all that is drawn."""
+    """Everything that decides a run: data, tokenizer, model, training, and the seed of all that is drawn.
+
+    objective: what the model learns to give: next_token (a decoder), masked (an encoder), span or seq2seq (an
+    encoder-decoder). seq2seq learns a task whose pairs are generated: data.source names it (dates), data.max_documents
+    says how many pairs.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str = "run"
     seed: int = 0
+    objective: ObjectiveName = "next_token"
     data: DataConfig
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -95,6 +115,24 @@ class Recipe:
             raise ValueError(f"name {self.name[:100]!r} must not begin with '.' nor be longer than 100 characters")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        kind = _KIND_OF[self.objective]
+        if self.model.kind != kind:
+            raise ValueError(f"objective {self.objective} trains model.kind {kind}, not {self.model.kind}")
+        if self.objective in ("masked", "span") and self.training.order == "packed":
+            raise ValueError(f"objective {self.objective} takes running text; set training.order to documents")
+        if self.objective == "masked" and MASK_TOKEN not in self.tokenizer.special_tokens:
+            raise ValueError(f"objective masked needs {MASK_TOKEN} among tokenizer.special_tokens")
+        if self.objective == "masked" and not all(MASK_TOKEN in prompt for prompt in self.training.sample_prompts):
+            raise ValueError(f"objective masked fills masks; each of training.sample_prompts must hold {MASK_TOKEN}")
+        if self.objective == "seq2seq" and self.data.source not in TASKS:
+            raise ValueError(
+                f"objective seq2seq: data.source {self.data.source!r} is no task; known: {', '.join(TASKS)}"
+            )
+        if self.objective == "seq2seq" and self.training.stream is not None:
+            raise ValueError("objective seq2seq generates its pairs; leave out training.stream")
 
     def with_vocabulary(self, vocab_size: int) -> "Recipe":
         """This recipe with the model's vocabulary set to the tokenizer's true size.

@@ -23,11 +23,12 @@ from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
-from llm_journey.model.decoder import Decoder
+from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.early_stopping import EarlyStopping
 from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, prepare_inputs
 from llm_journey.training.loaders import make_loader
+from llm_journey.training.objectives import OBJECTIVES
 from llm_journey.training.observer import Observer
 from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
@@ -35,10 +36,11 @@ from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
 from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
-from llm_journey.training.validate import validate
 
 # Writes a text that begins with a prompt: (model, tokenizer, prompt) -> text. Generation is handed in, not imported.
-Sampler = Callable[[Decoder, Tokenizer, str], str]
+Sampler = Callable[[Model, Tokenizer, str], str]
+# Further figures of a model on what a run is validated on, for the run's curves. Handed in for the same reason.
+Judge = Callable[[Model, Inputs], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def train(
     resume: bool = False,
     observer: Observer | None = None,
     sampler: Sampler | None = None,
+    judge: Judge | None = None,
 ) -> RunResult:
     """Train the model of `recipe` in `run_directory`; with `resume`, go on from its newest whole checkpoint.
 
@@ -74,7 +77,7 @@ def train(
         folder = RunFolder.new(run_directory)
     inputs = prepare_inputs(recipe, observer=observer)
     recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
-    run = _Run(recipe, folder, inputs, observer, sampler)
+    run = _Run(recipe, folder, inputs, observer, sampler, judge)
     resume_step = run.restore() if resume else None
     if run.complete:
         observer.message(f"{run_directory} is finished; to go on, give it a larger budget: --set training.steps=...")
@@ -98,19 +101,31 @@ class _Run:
     """One process's work on a run."""
 
     def __init__(
-        self, recipe: Recipe, folder: RunFolder, inputs: Inputs, observer: Observer, sampler: Sampler | None
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        inputs: Inputs,
+        observer: Observer,
+        sampler: Sampler | None,
+        judge: Judge | None,
     ) -> None:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
-        self.observer, self.sampler = observer, sampler
+        self.observer, self.sampler, self.judge = observer, sampler, judge
+        self.objective = OBJECTIVES[recipe.objective]
         device = pick_device(recipe.training.device)
         precision = Precision(_precision_name(recipe, folder, device), device)
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)
         self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
+        if (
+            recipe.model.kind == "encoder_decoder"
+        ):  # counted for a token read and one written; here each counts by itself
+            self.flops_per_token /= 2
         torch.manual_seed(recipe.seed)
-        model = Decoder(recipe.model).to(device)
+        model = make_model(recipe.model).to(device)
         model.train()
-        self.trainer = Trainer(recipe, model, make_loader(recipe, inputs.train, inputs.tokenizer), precision)
+        loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets)
+        self.trainer = Trainer(recipe, model, loader, precision, self.objective.loss)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping)
         self.stop_requested = False
 
@@ -268,15 +283,12 @@ class _Run:
             self.observer.progress(position.step, config.steps, "steps")
 
     def _validate(self) -> None:
-        found = validate(self.trainer.model, self.inputs.validation)
-        improved = self.early_stopping.update(found.loss)
+        figures = self.objective.figures(self.recipe, self.trainer.model, self.inputs)
+        if self.judge is not None:
+            figures |= self.judge(self.trainer.model, self.inputs)
+        improved = self.early_stopping.update(figures["validation_loss"])
         if improved and self.early_stopping.patience is not None:
             save_model(self.trainer.model, self.folder.directory / BEST, tokenizer=self.inputs.tokenizer)
-        figures = {
-            "validation_loss": found.loss,
-            "perplexity": found.perplexity,
-            "bits_per_byte": found.bits_per_byte,
-        }
         position = self.trainer.position
         row = {"tokens": position.tokens, "seconds": position.seconds, **figures}
         self.trackers.log(position.step, row)

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from llm_journey.core.errors import JourneyError
-from llm_journey.datasets.batching import Batch
-from llm_journey.model.decoder import Decoder
-from llm_journey.model.loss import linear_cross_entropy
+from llm_journey.model.kinds import Model
 from llm_journey.training.loaders import Loader
+from llm_journey.training.objectives import AnyBatch, Hidden, Loss, next_token
 from llm_journey.training.optim import Optimizer, clip_gradients
 from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import Recipe, TrainingConfig
@@ -58,17 +57,21 @@ class StepResult:
 class Trainer:
     """A model, its optimizer and its data, stepped forward. `tensors` and `state` hold all that decides what follows.
 
+    objective: the loss of a batch (training.objectives).
+
     Raises JourneyError after MAX_BAD_STEPS steps in a row that are not finite.
     """
 
-    def __init__(self, recipe: Recipe, model: Decoder, loader: Loader, precision: Precision) -> None:
+    def __init__(
+        self, recipe: Recipe, model: Model, loader: Loader, precision: Precision, objective: Loss = next_token
+    ) -> None:
         self.config, self.model, self.precision = recipe.training, model, precision
         self.optimizer = Optimizer(model, recipe.training.optimizer, precision.newton_schulz_dtype)
-        self.loader = loader
+        self.loader, self.objective = loader, objective
         self.position = Position()
         self._parameters = list(model.parameters())
         # Compiled as one graph, and for training only: validation and samples call the model itself.
-        self._hidden = torch.compile(model.hidden) if recipe.training.compile else model.hidden
+        self._hidden: Hidden = torch.compile(model.hidden) if recipe.training.compile else model.hidden
 
     @property
     def progress(self) -> float:
@@ -79,11 +82,11 @@ class Trainer:
         """Take one step."""
         start = time.perf_counter()
         batches = [self.loader.next_batch() for _ in range(self.config.accumulation)]
-        num_targets = sum(batch.num_targets() for batch in batches)
-        loss = self._gradients(batches, num_targets)
+        num_tokens = sum(batch.num_tokens() for batch in batches)
+        loss = self._gradients(batches, sum(batch.num_targets() for batch in batches))
         self.precision.unscale(self._parameters)
         norm = clip_gradients(self._parameters, self.config.optimizer.clip)
-        factor = learning_rate_factor(self.config.schedule, self._schedule_progress(num_targets))
+        factor = learning_rate_factor(self.config.schedule, self._schedule_progress(num_tokens))
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             self.optimizer.set_scale(factor)
@@ -91,28 +94,18 @@ class Trainer:
         self.precision.update(finite)
         self.optimizer.zero_grad()
         elapsed = time.perf_counter() - start
-        self._advance(num_targets, elapsed, finite)
-        return StepResult(loss, norm, factor, num_targets, elapsed)
+        self._advance(num_tokens, elapsed, finite)
+        return StepResult(loss, norm, factor, num_tokens, elapsed)
 
-    def _gradients(self, batches: list[Batch], num_targets: int) -> float:
+    def _gradients(self, batches: list[AnyBatch], num_targets: int) -> float:
         total = 0.0
         for batch in batches:
             share = batch.num_targets() / max(num_targets, 1)
             with self.precision.autocast():
-                loss = self._loss(batch) * share
+                loss = self.objective(self.model, self._hidden, batch, self.config.label_smoothing) * share
             self.precision.backward(loss)
             total += float(loss.detach())
         return total
-
-    def _loss(self, batch: Batch) -> Tensor:
-        device = self.model.device
-        inputs, targets, segments, positions = (
-            None if array is None else torch.tensor(array, device=device)
-            for array in (batch.inputs, batch.targets, batch.segments, batch.positions)
-        )
-        assert inputs is not None and targets is not None
-        hidden_btd = self._hidden(inputs, segments_bt=segments, positions_bt=positions)
-        return linear_cross_entropy(hidden_btd, self.model.head_weight, targets, self.config.label_smoothing)
 
     def _schedule_progress(self, tokens: int) -> float:
         """Progress at the middle of the coming step: the first step must not have a learning rate of zero."""

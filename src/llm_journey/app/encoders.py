@@ -1,0 +1,228 @@
+"""Models that read a whole text before they answer: an encoder fills its masks, an encoder-decoder rewrites it.
+
+Text in and text out, as `app.language_model` is for decoders; here nothing is streamed, since a beam search gives its
+best sequence only when it is done, and masks are filled in one pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from llm_journey.core.config import validate
+from llm_journey.core.errors import BadInputError
+from llm_journey.datasets.corruption import MASK_TOKEN
+from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer.wordpiece import WordPiece
+
+if TYPE_CHECKING:
+    from llm_journey.generation.beam import BeamConfig
+    from llm_journey.model.encoder import Encoder
+    from llm_journey.model.encoder_decoder import EncoderDecoder
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token for a mask, and its probability."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that an encoder-decoder wrote. score: log-probability over the length penalty (Wu et al. 2016, eq. 14)."""
+
+    text: str
+    log_probability: float
+    score: float
+    ended: bool
+
+
+@dataclass(frozen=True)
+class _TextModel:
+    """What the two have in common."""
+
+    name: str
+    directory: Path
+    tokenizer: Tokenizer | WordPiece
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    does: ClassVar[str] = ""
+
+    @property
+    def network(self) -> "Encoder | EncoderDecoder":
+        """The model itself."""
+        raise NotImplementedError
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, value) rows that describe the model."""
+        config = self.network.config
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        layers = f"{config.num_layers} layers"
+        if config.num_decoder_layers:
+            layers = f"{config.num_layers} layers that read and {config.num_decoder_layers} that write"
+        return [
+            ("Model", self.name),
+            ("Does", self.does),
+            ("Parameters", f"{parameters:,}"),
+            ("Context", f"{config.context:,} tokens"),
+            ("Vocabulary", f"{self.tokenizer.vocab_size:,} tokens"),
+            ("Shape", f"{layers}, {config.width} wide, {config.num_heads} heads"),
+            ("Folder", str(self.directory)),
+        ]
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><td>{escape(label)}</td><td>{escape(value)}</td></tr>" for label, value in self.rows())
+        return f"<table>{cells}</table>"
+
+
+@dataclass(frozen=True)
+class MaskFiller(_TextModel):
+    """An encoder with its tokenizer: says what stands at each [MASK] of a text."""
+
+    encoder: "Encoder" = field(kw_only=True)
+
+    does: ClassVar[str] = f"fills each {MASK_TOKEN} of a text"
+
+    @property
+    def network(self) -> "Encoder":
+        """The encoder."""
+        return self.encoder
+
+    def generate(self, text: str) -> str:
+        """`text` with the likeliest token at each mask."""
+        return self.filled(text, self.fill(text, top=1))
+
+    def fill(self, text: str, *, top: int = 5) -> list[list[Guess]]:
+        """For each mask of `text`, in order, the `top` likeliest tokens with their probabilities, likeliest first.
+
+        Masks are filled each by itself, given all the rest. Raises BadInputError for a text without a mask, or one
+        longer than the context (with both counts).
+        """
+        import torch
+
+        if top < 1:
+            raise BadInputError(f"top must be at least 1, not {top}")
+        ids, mask_id = self._ids(text), self._mask_id
+        context = self.encoder.config.context
+        if len(ids) > context:
+            raise BadInputError(
+                f"the text has {len(ids)} tokens, the model's context holds {context}: shorten the text"
+            )
+        was_training = self.encoder.training
+        self.encoder.eval()
+        try:
+            with torch.inference_mode():
+                ids_bt = torch.tensor([ids], device=self.encoder.device)
+                hidden_nd = self.encoder.hidden(ids_bt)[ids_bt == mask_id]
+                probabilities_nv = self.encoder.logits(hidden_nd).float().softmax(-1)
+                probabilities_nv[:, self._special_ids] = 0.0
+                values, tokens = probabilities_nv.topk(min(top, probabilities_nv.shape[-1]))
+        finally:
+            self.encoder.train(was_training)
+        rows = zip(tokens.tolist(), values.tolist(), strict=True)
+        return [[Guess(self._spell(token), value) for token, value in zip(*row, strict=True)] for row in rows]
+
+    def filled(self, text: str, guesses: Sequence[Sequence[Guess]]) -> str:
+        """`text` with the first guess of each mask in its place."""
+        before, *others = text.split(MASK_TOKEN)
+        for (best, *_), piece in zip(guesses, others, strict=True):
+            # A byte-level token carries the space before it, which the text has too.
+            word = best.text.lstrip() if before.endswith(" ") or not before else best.text
+            before += word + piece
+        return before
+
+    @property
+    def _mask_id(self) -> int:
+        if MASK_TOKEN not in self.tokenizer.special_tokens:
+            raise BadInputError(
+                f"{self.directory}: its tokenizer has no {MASK_TOKEN}, so it was not trained to fill one"
+            )
+        return self.tokenizer.special_tokens[MASK_TOKEN]
+
+    @property
+    def _special_ids(self) -> list[int]:
+        size = self.encoder.config.vocab_size
+        return [*self.tokenizer.special_tokens.values(), *range(self.tokenizer.vocab_size, size)]
+
+    def _ids(self, text: str) -> list[int]:
+        """Only the mask counts as special: no other token can be smuggled into a text."""
+        pieces = text.split(MASK_TOKEN)
+        if len(pieces) == 1:
+            raise BadInputError(f"the text has no {MASK_TOKEN}: put one where a word is to be filled in")
+        mask_id, tokenizer = self._mask_id, self.tokenizer
+        if isinstance(tokenizer, WordPiece):
+            first, last = tokenizer.options.begin, tokenizer.options.end
+            encoded = [tokenizer.encode(piece, add_special=False) for piece in pieces]
+            begin, end = [tokenizer.vocabulary[first]], [tokenizer.vocabulary[last]]
+        else:
+            # The space before a word belongs to its token, so it is the mask's to fill.
+            spaced = [piece.removesuffix(" ") for piece in pieces[:-1]] + pieces[-1:]
+            encoded = [tokenizer.encode(piece) for piece in spaced]
+            begin = end = [tokenizer.end_id]  # as in training, where an end token stands between texts
+        ids = encoded[0]
+        for piece in encoded[1:]:
+            ids = [*ids, mask_id, *piece]
+        return begin + ids + end
+
+    def _spell(self, token: int) -> str:
+        return self.tokenizer.decode([token])
+
+
+@dataclass(frozen=True)
+class Rewriter(_TextModel):
+    """An encoder-decoder with its tokenizer: writes a text for a text."""
+
+    model: "EncoderDecoder" = field(kw_only=True)
+
+    does: ClassVar[str] = "writes a text for a text, by beam search"
+
+    @property
+    def network(self) -> "EncoderDecoder":
+        """The encoder-decoder."""
+        return self.model
+
+    def generate(self, text: str, **settings: Any) -> str:
+        """The best text for `text`. settings: fields of generation.beam.BeamConfig over the model's own defaults."""
+        return self.rewrite(text, settings=settings)[0].text
+
+    def rewrite(self, text: str, *, settings: Mapping[str, Any] | None = None) -> list[Candidate]:
+        """The texts that a beam search finds for `text`, best first.
+
+        Raises BadInputError for a text that is empty or longer than the context, or a setting that is wrong.
+        """
+        from llm_journey.generation.beam import write_targets, wu_penalty
+
+        config, tokenizer = self.beams(settings or {}), self.tokenizer
+        if isinstance(tokenizer, WordPiece):
+            raise BadInputError(f"{self.directory}: a WordPiece tokenizer, which cannot give text back")
+        if not text:
+            raise BadInputError("the text is empty: give at least one character")
+        end_id, pad_id = tokenizer.end_id, self._pad_id(tokenizer)
+        context = self.model.config.context
+        (found,) = write_targets(
+            self.model,
+            [[*tokenizer.encode(text), end_id]],
+            begin_id=pad_id,
+            end_id=end_id,
+            pad_id=pad_id,
+            max_length=min(config.max_new_tokens or context, context),
+            num_beams=config.num_beams,
+            penalty=wu_penalty(config.length_penalty),
+            early_stopping=config.early_stopping,
+        )
+        return [Candidate(tokenizer.decode(item.ids), item.log_probability, item.score, item.ended) for item in found]
+
+    def beams(self, settings: Mapping[str, Any]) -> "BeamConfig":
+        """The settings of a search. Raises BadInputError naming the key that is wrong."""
+        from llm_journey.generation.beam import BeamConfig
+
+        return validate(BeamConfig, {**self.defaults, **settings}, "beam settings")
+
+    @staticmethod
+    def _pad_id(tokenizer: Tokenizer) -> int:
+        """What fills a row; it begins a target too, as in Marian's models. Ours use the end token for both."""
+        padding = tokenizer.roles.padding
+        return tokenizer.end_id if padding is None else tokenizer.special_tokens[padding]

@@ -1,0 +1,198 @@
+"""What a step minimises and what a validation says, by the recipe's `objective`: one visible lookup.
+
+    next_token   cross-entropy of each next token (a decoder)
+    masked       of the tokens that were hidden (an encoder; Devlin et al. 2019, section 3.1)
+    span         of the spans that were cut out, written in order (an encoder-decoder; Raffel et al. 2020, 3.1.4)
+    seq2seq      of the target of each pair, under teacher forcing (an encoder-decoder; Vaswani et al. 2017)
+
+Every loss is a mean in nats over the targets that count. What is drawn for validation is the same each time, for every
+run: the figures of two runs on the same data can be compared.
+
+Legend: B batch, T positions, N targets, D width, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_journey.datasets.batching import IGNORED, Batch, PairBatch
+from llm_journey.datasets.loader import sequential_batches
+from llm_journey.datasets.pairs import all_pairs
+from llm_journey.datasets.shards import TokenShards
+from llm_journey.model.decoder import Decoder
+from llm_journey.model.kinds import Model
+from llm_journey.model.loss import linear_cross_entropy, next_token_loss
+from llm_journey.training.inputs import Inputs
+from llm_journey.training.loaders import Masking, sentinel_ids, span_pairs
+from llm_journey.training.recipe import ObjectiveName, Recipe
+from llm_journey.training.validate import validate
+
+AnyBatch = Batch | PairBatch
+# `model.hidden`, or what torch.compile made of it.
+Hidden = Callable[..., Tensor]
+# (model, its hidden, batch, label smoothing) -> mean loss in nats over the batch's targets.
+Loss = Callable[[Model, Hidden, AnyBatch, float], Tensor]
+
+_VALIDATION_SEED = 20_190_524
+_ROWS = 32
+_TOKENS_COUNTED = 10_000_000
+
+
+@dataclass(frozen=True)
+class Objective:
+    """loss: of one batch. figures: of the held-out data, "validation_loss" among them."""
+
+    loss: Loss
+    figures: Callable[[Recipe, Model, Inputs], dict[str, float]]
+
+
+def next_token(model: Model, hidden: Hidden, batch: AnyBatch, label_smoothing: float = 0.0) -> Tensor:
+    """Each token from those before it."""
+    assert isinstance(batch, Batch)
+    inputs, targets, segments, positions = (
+        None if array is None else torch.tensor(array, device=model.device)
+        for array in (batch.inputs, batch.targets, batch.segments, batch.positions)
+    )
+    assert inputs is not None and targets is not None
+    hidden_btd = hidden(inputs, segments_bt=segments, positions_bt=positions)
+    return linear_cross_entropy(hidden_btd, model.head_weight, targets, label_smoothing)
+
+
+def masked_tokens(model: Model, hidden: Hidden, batch: AnyBatch, label_smoothing: float = 0.0) -> Tensor:
+    """Each hidden token from all that is seen. Logits are made at the targets alone: 15% of the positions."""
+    assert isinstance(batch, Batch)
+    targets_bt = torch.tensor(batch.targets, device=model.device)
+    chosen_bt = targets_bt != IGNORED
+    hidden_nd = hidden(torch.tensor(batch.inputs, device=model.device))[chosen_bt]
+    return next_token_loss(model.logits(hidden_nd), targets_bt[chosen_bt], label_smoothing)
+
+
+def written_targets(model: Model, hidden: Hidden, batch: AnyBatch, label_smoothing: float = 0.0) -> Tensor:
+    """Each token of the target from the source and the target's own tokens before it."""
+    assert isinstance(batch, PairBatch)
+    hidden_btd, targets_bt = _target_states(model, hidden, batch)
+    if model.config.head_bias:
+        return next_token_loss(model.logits(hidden_btd), targets_bt, label_smoothing)
+    return linear_cross_entropy(hidden_btd, model.head_weight, targets_bt, label_smoothing)
+
+
+def unigram_token(shards: TokenShards) -> int:
+    """The token that stands most often in the text (its first 10 million tokens), the end token aside."""
+    counts = np.bincount(shards.read(0, min(shards.num_tokens, _TOKENS_COUNTED)), minlength=shards.vocab_size)
+    counts[shards.end_id] = 0
+    return int(counts.argmax())
+
+
+def _target_states(model: Model, hidden: Hidden, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    source, mask, inputs, targets = (
+        torch.tensor(array, device=model.device)
+        for array in (batch.source, batch.source_mask, batch.inputs, batch.targets)
+    )
+    # Padding behind a target needs no mask: attention there is causal, and no real token looks that far.
+    return hidden(source, inputs, source_padding_mask_bs=mask), targets
+
+
+def _next_token_figures(_: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
+    assert isinstance(model, Decoder)
+    found = validate(model, inputs.validation)
+    return {"validation_loss": found.loss, "perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}
+
+
+def _masked_figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
+    """How often the hidden token is the likeliest, and how often it is the commonest of the training text."""
+    masking = Masking.of(inputs.tokenizer, recipe.training.corruption_rate)
+    generator = np.random.default_rng(_VALIDATION_SEED)
+    commonest = unigram_token(inputs.train)
+    tally = _Tally()
+    with _evaluating(model):
+        for plain in sequential_batches(inputs.validation, batch_size=_ROWS, context=recipe.model.context):
+            batch = masking.apply(plain.inputs, generator)
+            targets_bt = torch.from_numpy(batch.targets).to(model.device)
+            chosen_bt = targets_bt != IGNORED
+            hidden: Hidden = model.hidden
+            hidden_btd = hidden(torch.from_numpy(batch.inputs).to(model.device))
+            tally.add(model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt], commonest)
+    return tally.figures() | {
+        "masked_accuracy": tally.share(tally.right),
+        "unigram_accuracy": tally.share(tally.common),
+    }
+
+
+def _pair_figures(batches: Callable[[Recipe, Inputs], Iterable[PairBatch]]) -> Callable[..., dict[str, float]]:
+    def figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
+        tally = _Tally()
+        with _evaluating(model):
+            for batch in batches(recipe, inputs):
+                hidden_btd, targets_bt = _target_states(model, model.hidden, batch)
+                chosen_bt = targets_bt != IGNORED
+                tally.add(model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt])
+        return tally.figures() | {"token_accuracy": tally.share(tally.right)}
+
+    return figures
+
+
+def _span_batches(recipe: Recipe, inputs: Inputs) -> Iterator[PairBatch]:
+    generator = np.random.default_rng(_VALIDATION_SEED)
+    corrupt = partial(
+        span_pairs,
+        generator=generator,
+        sentinels=sentinel_ids(inputs.tokenizer),
+        end_id=inputs.tokenizer.end_id,
+        rate=recipe.training.corruption_rate,
+    )
+    for plain in sequential_batches(inputs.validation, batch_size=_ROWS, context=recipe.model.context):
+        yield corrupt(plain.inputs)
+
+
+def _task_batches(recipe: Recipe, inputs: Inputs) -> Iterator[PairBatch]:
+    assert inputs.validation_targets is not None, recipe.objective
+    yield from all_pairs(inputs.validation, inputs.validation_targets, _ROWS * 4)
+
+
+@dataclass
+class _Tally:
+    """Sums over the targets of a validation."""
+
+    nats: float = 0.0
+    count: int = 0
+    right: int = 0
+    common: int = 0
+
+    def add(self, logits_nv: Tensor, targets_n: Tensor, commonest: int = -1) -> None:
+        self.nats += float(next_token_loss(logits_nv, targets_n)) * len(targets_n)
+        self.count += len(targets_n)
+        self.right += int((logits_nv.argmax(-1) == targets_n).sum())
+        self.common += int((targets_n == commonest).sum())
+
+    def share(self, number: int) -> float:
+        return number / max(self.count, 1)
+
+    def figures(self) -> dict[str, float]:
+        loss = self.nats / max(self.count, 1)
+        return {"validation_loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Dropout is off meanwhile, and nothing is kept for a backward pass."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+OBJECTIVES: dict[ObjectiveName, Objective] = {
+    "next_token": Objective(next_token, _next_token_figures),
+    "masked": Objective(masked_tokens, _masked_figures),
+    "span": Objective(written_targets, _pair_figures(_span_batches)),
+    "seq2seq": Objective(written_targets, _pair_figures(_task_batches)),
+}
