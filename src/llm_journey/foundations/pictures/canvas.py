@@ -6,6 +6,7 @@ are plain text: nothing is parsed as mathematics.
 """
 
 import io
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Picture:
             margin = (0.015, foot / height, 0.97, (self.height + 0.02) / height)
             figure.get_layout_engine().set(rect=margin, wspace=0.06)  # type: ignore[call-arg,union-attr]
             self.draw(figure)
+            for axis in figure.axes:
+                _name_powers_of_ten(axis)
             figure.text(0.02, 1 - 0.13 / height, self.title, fontsize=13, fontweight="bold", va="top", color=INK)
             caption: dict[str, Any] = {"fontsize": _CAPTION_SIZE, "va": "bottom", "color": FAINT, "linespacing": 1.35}
             figure.text(0.02, 0.1 / height, "\n".join(lines), **caption)
@@ -83,6 +86,7 @@ def dress(axis: Any, title: str, x_label: str = "", y_label: str = "") -> None:
     """A plain panel: a small title, no frame, a faint grid."""
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=7)
     axis.set_axisbelow(True)
+    axis.set_anchor("N")  # where an equal aspect makes panels smaller, their titles stay in line
     axis.grid(color=GRID, linewidth=0.7)
     for side in axis.spines.values():
         side.set_visible(False)
@@ -105,3 +109,20 @@ def arrow(axis: Any, start: Any, end: Any, color: str, **options: Any) -> None:
     """A straight arrow from one point of the data to another."""
     style = {"arrowstyle": "-|>", "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
     axis.annotate("", xy=tuple(end), xytext=tuple(start), arrowprops=style | options)
+
+
+def _name_powers_of_ten(axis: Any) -> None:
+    """1, 10, 1,000 and 10⁻⁴ along logarithmic scales: Matplotlib's own labels would need its mathematics parsed."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    for scale in (axis.xaxis, axis.yaxis):
+        if scale.get_scale() == "log" and not isinstance(scale.get_major_locator(), FixedLocator):
+            scale.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+            scale.set_minor_locator(NullLocator())
+
+
+def _power(value: float) -> str:
+    if 0.0009 < value < 100_000:
+        return f"{value:,.10g}"
+    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "10" + str(round(math.log10(value))).translate(superscripts)

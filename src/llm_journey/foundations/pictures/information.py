@@ -33,8 +33,7 @@ from llm_journey.foundations.pictures.canvas import (
 )
 from llm_journey.foundations.probability import Ints, sample_categorical, stationary_distribution
 
-# Shares of the letters of English in per cent, and of the space between words (Lewand 2000, table 1, with a space
-# after every 4.7 letters).
+# Shares of the letters in English text, in per cent (Lewand 2000, "Cryptological Mathematics").
 _LETTERS = {
     "e": 12.70, "t": 9.06, "a": 8.17, "o": 7.51, "i": 6.97, "n": 6.75, "s": 6.33, "h": 6.09, "r": 5.99, "d": 4.25,
     "l": 4.03, "c": 2.78, "u": 2.76, "m": 2.41, "w": 2.36, "f": 2.23, "g": 2.02, "y": 1.97, "p": 1.93, "b": 1.29,
@@ -94,22 +93,13 @@ def _draw_cross_entropy(figure: Any) -> None:
     dress(right, "One loss, three ways to say it", "loss, nats a token", "perplexity: tokens in effect")
     losses = np.linspace(0.02, math.log(8192), 300)
     right.semilogy(losses, [perplexity(float(loss)) for loss in losses], color=BLUE, linewidth=2)
-    for loss, label in (
-        (math.log(8192), "uniform over 8,192"),
-        (math.log(64), "as unsure as a 64-sided die"),
-        (math.log(2), "a coin"),
-    ):
+    marks = ((8192, "uniform over 8,192", "right"), (64, "a die of 64 sides", "left"), (2, "a coin", "left"))
+    for tokens, label, side in marks:
+        loss = math.log(tokens)
         right.plot(loss, perplexity(loss), "o", color=ORANGE)
-        words = f"{label}: {loss:.2f} nats, {bits(loss):.0f} bits, perplexity {perplexity(loss):,.0f}"
-        left_side = loss > 6
-        note(
-            right,
-            words,
-            loss - (0.2 if left_side else -0.25),
-            perplexity(loss) * (1.0 if left_side else 0.72),
-            ha="right" if left_side else "left",
-            fontsize=7.8,
-        )
+        words = f"{label}: {loss:.2f} nats, {bits(loss):.0f} bit{'s' if tokens > 2 else ''}"
+        x, y = (loss + 0.25, 0.7 * tokens) if side == "left" else (loss - 0.2, tokens)
+        note(right, words, x, y, ha=side)
     right.set(xlim=(-0.1, 9.6), ylim=(0.8, 20_000))
 
 
@@ -132,7 +122,7 @@ def _draw_kl(figure: Any) -> None:
     left.set_ylim(0, 0.82)
     legend(left, "upper right")
 
-    dress(right, "KL(p‖q) and KL(q‖p), p above, q = N(m, 1)", "mean m of q", "nats")
+    dress(right, "KL(p‖q) and KL(q‖p), p as on the left, q = N(m, 1)", "mean m of q", "nats")
     means = np.linspace(-5, 5.5, 120)
     gaussians = [gaussian_on_grid(grid_g, float(mean), 1.0) for mean in means]
     right.plot(
@@ -149,7 +139,7 @@ def _draw_kl(figure: Any) -> None:
         linewidth=2,
         label="reverse: one in each peak",
     )
-    right.set_ylim(0, 10)
+    right.set_ylim(0, 13)
     legend(right, "upper center")
 
 
@@ -168,7 +158,7 @@ def _draw_mutual_information(figure: Any) -> None:
     joint_xy = share_v[:, None] * transition_vv
     left.imshow(joint_xy, cmap="Blues")
     left.set(xticks=range(size), yticks=range(size))
-    note(left, f"I = {mutual_information(joint_xy):.2f} of H = {entropy(share_v):.2f} nats", 2.6, 0.6)
+    note(left, f"I = {mutual_information(joint_xy):.2f} of H = {entropy(share_v):.2f} nats", 2.2, 0.1)
 
     dress(right, "What a state tells of the one k steps later", "distance k", "mutual information, nats")
     distances = np.arange(1, 61)
@@ -183,7 +173,7 @@ def _draw_mutual_information(figure: Any) -> None:
             found.append(mutual_information(counts_xy / counts_xy.sum()))
         right.semilogy(distances, found, "o", color=color, markersize=3.2, label=f"estimated from {count:,} states")
         right.axhline(plug_in_bias(size, size, count), color=color, linewidth=1, linestyle="--")
-    note(right, "dashed: the bias (X − 1)(Y − 1) / 2N", 1.0, plug_in_bias(size, size, 1_000) * 1.3, color=FAINT)
+    note(right, "dashed: the bias (X − 1)(Y − 1) / 2N", 29, plug_in_bias(size, size, 1_000) * 0.55, color=FAINT)
     right.set_ylim(3e-4, 3)
     legend(right, "upper right")
 
@@ -236,9 +226,10 @@ PICTURES = (
         name="mutual_information",
         title="Mutual information: what the past tells of the next token",
         caption=(
-            "In a Markov chain the past is forgotten exponentially fast. Estimates from counts never fall below their "
-            "bias, which is why counting n-grams fails at long distances: there is never enough text. Attention looks "
-            "up any earlier position directly, so distance alone costs it nothing."
+            "In a Markov chain the past is forgotten exponentially fast. Estimates from counts level off near their "
+            "bias (dashed: for independent pairs; neighbours in a chain are not), which is why counting n-grams fails "
+            "at long distances: there is never enough text. Attention looks up any earlier position directly, so "
+            "distance alone costs it nothing."
         ),
         used_in=("model/attention.py", "Attention"),
         draw=_draw_mutual_information,

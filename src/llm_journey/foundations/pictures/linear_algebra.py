@@ -37,7 +37,7 @@ from llm_journey.foundations.probability import softmax
 
 def _draw_projection(figure: Any) -> None:
     generator = np.random.default_rng(3)
-    x_nd = generator.normal(size=(60, 3)) * [1.2, 0.7, 0.4] + [1.4, 0.6, 1.0]
+    x_nd = generator.normal(size=(60, 3)) * [0.8, 0.6, 0.4] + [0.7, 0.3, 0.6]
     flat_nd = remove_direction(x_nd, np.ones(3))
     normed_nd = flat_nd / np.sqrt(np.square(flat_nd).mean(axis=1, keepdims=True))
     clouds = (
@@ -47,14 +47,14 @@ def _draw_projection(figure: Any) -> None:
     )
     for index, (title, points_nd) in enumerate(clouds):
         axis = figure.add_subplot(1, 3, index + 1, projection="3d")
-        corners = np.array([[-1, 0, 1], [0, -1, 1], [1, -1, 0], [1, 0, -1], [0, 1, -1], [-1, 1, 0]]) * 2.1
+        corners = np.array([[-1, 0, 1], [0, -1, 1], [1, -1, 0], [1, 0, -1], [0, 1, -1], [-1, 1, 0]]) * 1.75
         axis.plot_trisurf(*corners.T, color=SKY, alpha=0.13, linewidth=0, shade=False)
         axis.plot([-1.6, 1.6], [-1.6, 1.6], [-1.6, 1.6], color=FAINT, linewidth=1, linestyle="--")
         axis.text(1.65, 1.65, 1.65, "(1, 1, 1)", color=FAINT, fontsize=8.5)
         axis.scatter(*points_nd.T, color=(BLUE, GREEN, ORANGE)[index], s=13, depthshade=False)
-        axis.set_title(title, fontsize=10, fontweight="bold", color=INK, y=0.97)
-        axis.set(xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), zlim=(-2.4, 2.4), xticks=[], yticks=[], zticks=[])
-        axis.set_box_aspect((1, 1, 1), zoom=1.25)
+        axis.set_title(title, fontsize=10, fontweight="bold", color=INK, y=1.06)
+        axis.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), zlim=(-2.2, 2.2), xticks=[], yticks=[], zticks=[])
+        axis.set_box_aspect((1, 1, 1), zoom=1.3)
         axis.view_init(elev=18, azim=-18)
         for side in (axis.xaxis, axis.yaxis, axis.zaxis):
             side.pane.set_visible(False)
@@ -124,7 +124,7 @@ def _draw_svd(figure: Any) -> None:
                 else f"{np.linalg.norm(end_2):.2f}"
             )
             note(axis, label, *(end_2 * (1 + 0.26 / np.linalg.norm(end_2))), color=color, ha="center", va="center")
-        axis.set(xlim=(-2.1, 2.1), ylim=(-1.75, 1.75), aspect="equal", xticklabels=[], yticklabels=[])
+        axis.set(xlim=(-2.35, 2.35), ylim=(-1.6, 1.6), aspect="equal", xticklabels=[], yticklabels=[])
 
 
 def _draw_low_rank(figure: Any) -> None:
@@ -133,26 +133,28 @@ def _draw_low_rank(figure: Any) -> None:
     query_te, key_se = generator.normal(size=(2, 48, 8))
     scores_ts = query_te @ key_se.T / math.sqrt(8)
     attention_ts = softmax(scores_ts)
-    dress(left, "Singular values: 48 positions, head width 8", "number", "share of the largest")
+    dress(left, "Singular values: T = 48, E = 8", "number", "share of the largest")
     for matrix, color, name in ((scores_ts, BLUE, "scores QKᵀ"), (attention_ts, ORANGE, "softmax of them")):
         s_k = svd(matrix)[1]
         shares = np.maximum(s_k / s_k[0], 1e-6)
         label = f"{name} (effective rank {effective_rank(s_k):.0f})"
         left.semilogy(range(1, 49), shares, "o", color=color, markersize=3.2, label=label)
     left.axvline(8, color=FAINT, linewidth=0.9, linestyle="--")
-    left.set_ylim(4e-7, 3)
-    note(left, "0 but for rounding", 24, 1.6e-6, color=BLUE)
-    legend(left, "center right")
+    left.set_ylim(1e-8, 3)
+    note(left, "zero, drawn at 10⁻⁶", 22, 2e-6, color=BLUE)
+    legend(left, "lower left")
 
     grid = np.linspace(-2, 2, 48)
-    smooth_ij = np.sin(2 * grid[:, None] * grid) + np.exp(-np.square(grid[:, None] + grid)) + 0.4 * grid
-    s_k = svd(smooth_ij)[1]
-    for axis, rank in ((middle, len(s_k)), (right, 3)):
-        numbers = rank * 2 * 48 if rank < 48 else 48 * 48
-        error = f", {100 * truncation_error(s_k, rank):.0f}% lost" if rank < 48 else ""
-        dress(axis, f"{'A' if rank == 48 else f'A of rank {rank}'}: {numbers:,} numbers{error}")
+    smooth_ij = np.sin(1.6 * grid[:, None] * grid) + np.exp(-np.square(grid[:, None] + grid)) + 0.4 * grid
+    lost = truncation_error(svd(smooth_ij)[1], 4)
+    panels = (
+        (middle, "Rank 48: 2,304 numbers", smooth_ij),
+        (right, f"Rank 4: 384 numbers, {100 * lost:.0f}% lost", low_rank(smooth_ij, 4)),
+    )
+    for axis, title, shown_ij in panels:
+        dress(axis, title)
         axis.grid(False)
-        axis.imshow(low_rank(smooth_ij, rank), cmap="RdBu", vmin=-1.8, vmax=1.8)
+        axis.imshow(shown_ij, cmap="RdBu", vmin=-1.8, vmax=1.8)
         axis.set(xticks=[], yticks=[])
 
 
@@ -160,8 +162,8 @@ def _draw_conditioning(figure: Any) -> None:
     left, right = figure.subplots(1, 2)
     generator = np.random.default_rng(0)
     kappas = np.logspace(0, 12, 25)
-    dress(left, "Solving A x = b when b is off by one part in 10⁸", "condition number κ", "relative error of x")
-    errors = {0.0: [], 1e-8: []}  # type: dict[float, list[float]]
+    dress(left, "A x = b, with b off by one part in 10⁸", "condition number κ", "relative error of x")
+    errors = {0.0: [], 1e-16: []}  # type: dict[float, list[float]]
     for kappa in kappas:
         u_kk, v_kk = (np.linalg.qr(generator.normal(size=(12, 12)))[0] for _ in range(2))
         matrix_kk = (u_kk * np.geomspace(1, 1 / kappa, 12)) @ v_kk.T
@@ -173,7 +175,7 @@ def _draw_conditioning(figure: Any) -> None:
             found.append(float(np.linalg.norm(least_squares(matrix_kk, noisy_k, ridge) - x_k) / np.linalg.norm(x_k)))
     left.loglog(kappas, 1e-8 * kappas, color=FAINT, linestyle="--", linewidth=1, label="κ · 10⁻⁸, the bound")
     left.loglog(kappas, errors[0.0], "o-", color=BLUE, markersize=3.5, label="least squares")
-    left.loglog(kappas, errors[1e-8], "o-", color=ORANGE, markersize=3.5, label="with ridge 10⁻⁸")
+    left.loglog(kappas, errors[1e-16], "o-", color=ORANGE, markersize=3.5, label="with ridge 10⁻¹⁶")
     legend(left, "upper left")
 
     dress(right, "96 random inputs of 16 channels", "how unequal the channels are (largest : smallest)", "κ of X")
@@ -186,9 +188,9 @@ def _draw_conditioning(figure: Any) -> None:
         rows["scaled"].append(condition_number(x_nd / np.sqrt(np.square(x_nd).mean(axis=0))))
     right.loglog(spreads, rows["raw"], "o-", color=PINK, markersize=3.5, label="channels as they come")
     right.loglog(spreads, rows["scaled"], "o-", color=GREEN, markersize=3.5, label="each channel scaled to variance 1")
-    right.set_ylim(0.8, 5e4)
+    right.set_ylim(0.5, 5e5)
     legend(right, "upper left")
-    note(right, "what an optimizer with a step size per channel sees", spreads[1], 1.15, color=GREEN)
+    note(right, "what a step size per channel makes of it", 1.6, 0.8, color=GREEN)
 
 
 PICTURES = (
@@ -225,7 +227,7 @@ PICTURES = (
         ),
         used_in=("training/optim.py", "orthogonalize"),
         draw=_draw_svd,
-        height=2.7,
+        height=2.1,
     ),
     Picture(
         name="low_rank",

@@ -32,7 +32,7 @@ from llm_journey.foundations.probability import (
     softmax,
 )
 
-_WORDS = ("the", "a", "its", "this", "every", "no", "seven", "purple")
+_WORDS = ("the", "a", "its", "this", "every", "no", "two", "red")
 _LOGITS = np.array([3.1, 2.6, 1.5, 1.1, 0.3, -0.2, -1.2, -2.4])
 
 
@@ -44,9 +44,7 @@ def _draw_temperature(figure: Any) -> None:
         p_v = softmax(_LOGITS, temperature)
         dress(axis, f"temperature {temperature:g}: {math.exp(entropy(p_v)):.1f} words in effect")
         bars = axis.bar(_WORDS, p_v, color=color, width=0.72)
-        axis.bar_label(
-            bars, [f"{p:.3f}" if p >= 0.0005 else "<.001" for p in p_v], fontsize=7.5, color=FAINT, padding=2
-        )
+        axis.bar_label(bars, [f"{p:.3f}" if p >= 0.0005 else "≈ 0" for p in p_v], fontsize=7.5, color=FAINT, padding=2)
         axis.grid(axis="x", visible=False)
         axis.set_ylim(0, 1)
         axis.tick_params(axis="x", labelsize=8)
@@ -61,8 +59,8 @@ def _draw_attention_scale(figure: Any) -> None:
     deviations: dict[str, list[float]] = {"raw": [], "scaled": []}
     spreads: dict[str, list[float]] = {"raw": [], "scaled": []}
     for width in widths:
-        queries_ne, keys_se = generator.normal(size=(400, width)), generator.normal(size=(64, width))
-        scores_ns = queries_ne @ keys_se.T
+        queries_ne, keys_nse = generator.normal(size=(100, width)), generator.normal(size=(100, 64, width))
+        scores_ns = (keys_nse @ queries_ne[:, :, None])[:, :, 0]
         for name, scale in (("raw", 1.0), ("scaled", math.sqrt(width))):
             scaled_ns = scores_ns / scale
             deviations[name].append(float(scaled_ns.std()))
@@ -88,7 +86,7 @@ def _draw_sampling(figure: Any) -> None:
     left.bar(_WORDS[:5], p_v, bottom=bottoms_v, color=[BLUE, GREEN, ORANGE, PINK, GOLD], width=0.8)
     left.axhline(0.78, color=FAINT, linewidth=1.2, linestyle="--")
     drawn = int(np.searchsorted(cumulative_v, 0.78, side="right"))
-    note(left, f"u = 0.78 draws “{_WORDS[drawn]}”", -0.4, 0.8, color=FAINT)
+    note(left, f"u = 0.78 draws “{_WORDS[drawn]}”", 1.7, 0.71, color=FAINT)
 
     dress(middle, "20,000 draws", "", "share")
     generator = np.random.default_rng(1)
@@ -137,9 +135,9 @@ def _draw_maximum_likelihood(figure: Any) -> None:
     losses = [[negative_log_likelihood(gaussian_log_density(x_n, m, s)) for m in means] for s in deviations]
     dress(right, "Loss of every Gaussian, nats an observation", "mean", "standard deviation")
     least = negative_log_likelihood(gaussian_log_density(x_n, mean, deviation))
-    levels = least + np.array([0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-    lines = right.contour(means, deviations, np.array(losses), levels=levels, cmap="viridis_r", linewidths=1.1)
-    right.clabel(lines, fmt="%.2f", fontsize=7.5)
+    levels = [1.92, 1.95, 2.0, 2.1, 2.3, 2.7, 3.5]
+    lines = right.contour(means, deviations, np.array(losses), levels=levels, colors=SKY, linewidths=1.1)
+    right.clabel(lines, fmt="%.2f", fontsize=8, colors=FAINT)
     right.plot(
         mean, deviation, "*", color=BLUE, markersize=13, label=f"least: {least:.2f}, at mean(x) and √mean((x − m)²)"
     )
@@ -149,10 +147,10 @@ def _draw_maximum_likelihood(figure: Any) -> None:
 
 def _draw_bayes(figure: Any) -> None:
     left, right = figure.subplots(1, 2)
-    truth, generator = 0.7, np.random.default_rng(2)
+    truth, generator = 0.7, np.random.default_rng(0)
     draws_n = sample_categorical(np.array([1 - truth, truth]), 300, generator)
     grid = np.linspace(0.002, 0.998, 500)
-    dress(left, "Belief about the share of one outcome, after N", "share", "density of the belief")
+    dress(left, "Belief about a share, after N draws", "share", "density of the belief")
     for seen, color in ((0, FAINT), (3, ORANGE), (30, GREEN), (300, BLUE)):
         counts = np.bincount(draws_n[:seen], minlength=2)[::-1]
         alpha_2 = dirichlet_posterior(np.array([2.0, 2.0]), counts)
@@ -161,6 +159,7 @@ def _draw_bayes(figure: Any) -> None:
         left.plot(grid, density, color=color, linewidth=1.8, label=label)
         left.fill_between(grid, density, color=color, alpha=0.08)
     left.axvline(truth, color=FAINT, linewidth=1, linestyle="--")
+    note(left, "the true share", truth + 0.012, 16, color=FAINT)
     left.set_ylim(0, 17)
     legend(left, "upper left")
 
