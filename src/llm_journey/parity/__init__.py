@@ -7,11 +7,12 @@ then fails, so no row compares a thing with itself.
 
 from collections.abc import Iterable
 
-from llm_journey.parity import architecture, learning, sequences, tokens
+from llm_journey.parity import architecture, learning, mathematics, sequences, tokens
 from llm_journey.parity.equality import Equality, Outcome, measure
 
 EQUALITIES: tuple[Equality, ...] = (
     *architecture.EQUALITIES,
+    *mathematics.EQUALITIES,
     *learning.EQUALITIES,
     *sequences.EQUALITIES,
     *tokens.EQUALITIES,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_journey.model.attention import causal_mask, fused_attention, written_out_attention
+from llm_journey.model.attention import Attention, causal_mask, fused_attention, written_out_attention
 from llm_journey.model.norms import RMSNorm
 from llm_journey.model.positions import apply_rotary, rotary_tables
 from llm_journey.parity.equality import Equality
@@ -17,6 +17,8 @@ from llm_journey.parity.random_models import (
     opened_by_transformers,
     plant,
     random_decoder,
+    random_encoder,
+    random_encoder_decoder,
     random_ids,
 )
 
@@ -101,6 +103,83 @@ def _padded(planted: bool) -> float:
         return float((found - expected)[mask_bs].abs().max())
 
 
+def _real_tokens(rows: int, length: int) -> torch.Tensor:
+    """(rows, length), True at real tokens: a whole row, one padded on the left, one on the right, one on both sides."""
+    mask_bs = torch.ones(rows, length, dtype=torch.bool)
+    mask_bs[1, :6] = mask_bs[2, -9:] = mask_bs[3, :3] = mask_bs[3, -2:] = False
+    return mask_bs
+
+
+def _encoder(planted: bool) -> float:
+    """Masked-language-model logits of rows padded on either side, with token types."""
+    model = random_encoder()
+    ids_bt, mask_bs = random_ids(4, 24, model.config.vocab_size), _real_tokens(4, 24)
+    types_bt = random_ids(4, 24, 2, seed=2)
+    with opened_by_transformers(model, "AutoModelForMaskedLM") as theirs, torch.inference_mode():
+        expected = theirs(ids_bt, attention_mask=mask_bs.long(), token_type_ids=types_bt).logits
+        if planted:
+            types_bt[0, 3] = 1 - types_bt[0, 3]
+        found = model(ids_bt, padding_mask_bs=mask_bs, token_types_bt=types_bt)
+    return float((found - expected)[mask_bs].abs().max())
+
+
+def _encoder_decoder(planted: bool) -> float:
+    """Logits under teacher forcing, sources and targets padded on either side."""
+    model = random_encoder_decoder()
+    source_bs, mask_bs = random_ids(4, 24, model.config.vocab_size), _real_tokens(4, 24)
+    target_bt, target_mask_bt = random_ids(4, 19, model.config.vocab_size, seed=2), _real_tokens(4, 19)
+    with opened_by_transformers(model, "AutoModelForSeq2SeqLM") as theirs, torch.inference_mode():
+        expected = theirs(
+            input_ids=source_bs,
+            attention_mask=mask_bs.long(),
+            decoder_input_ids=target_bt,
+            decoder_attention_mask=target_mask_bt.long(),
+        ).logits
+        ours_mask = mask_bs.clone()
+        if planted:
+            ours_mask[1, 5] = True
+        found = model(source_bs, target_bt, source_padding_mask_bs=ours_mask, padding_mask_bt=target_mask_bt)
+    return float((found - expected)[target_mask_bt].abs().max())
+
+
+def _attention_layer(planted: bool) -> float:
+    """A whole attention layer that looks at every position, against torch.nn.MultiheadAttention with its weights."""
+    model = random_encoder()
+    ours = model.blocks[0].attention
+    assert isinstance(ours, Attention)
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True)
+    inner = (ours.q, ours.k, ours.v)
+    state = {
+        "in_proj_weight": torch.cat([layer.weight for layer in inner]).detach(),
+        "in_proj_bias": torch.cat([layer.bias for layer in inner]).detach(),
+        "out_proj.weight": ours.o.weight.detach(),
+        "out_proj.bias": ours.o.bias.detach(),
+    }
+    theirs.load_state_dict(state)
+    torch.manual_seed(0)
+    x_btd = torch.randn(3, 11, 32)
+    with torch.inference_mode():
+        if planted:
+            plant(ours.o.bias)
+        return float((ours(x_btd, None, None) - theirs(x_btd, x_btd, x_btd, need_weights=False)[0]).abs().max())
+
+
+def _maps(planted: bool) -> float:
+    """Every attention map of a text, recorded from our fused kernel's inputs, against output_attentions."""
+    from llm_journey.inspection.inspection import inspect_ids
+
+    model = random_decoder(**LLAMA)
+    ids = random_ids(1, 29, model.config.vocab_size)
+    with opened_by_transformers(model, attn_implementation="eager") as theirs, torch.inference_mode():
+        expected = theirs(ids, output_attentions=True).attentions
+        if planted:
+            plant(model.blocks[0].attention.q.weight)  # type: ignore[union-attr, arg-type]
+        seen = inspect_ids(model, ids[0].tolist())
+    return max(
+        float((torch.from_numpy(seen.maps[layer]) - weights[0]).abs().max()) for layer, weights in enumerate(expected)
+    )
+
+
 EQUALITIES = (
     Equality(
         component="RMSNorm",
@@ -147,6 +226,38 @@ EQUALITIES = (
             difference=partial(_decoder, choices=choices),
         )
         for name, choices in (("llama with grouped queries", LLAMA), ("qwen3", QWEN3), ("gpt2", GPT2))
+    ),
+    Equality(
+        component="attention layer, every position visible",
+        reference="torch",
+        compared="outputs, torch.nn.MultiheadAttention with the same weights",
+        tolerance=1e-5,
+        reason=_SUMS,
+        difference=_attention_layer,
+    ),
+    Equality(
+        component="encoder, bert",
+        reference="transformers",
+        compared="masked-language-model logits, padding on either side",
+        tolerance=1e-4,
+        reason=_SUMS,
+        difference=_encoder,
+    ),
+    Equality(
+        component="encoder-decoder, marian",
+        reference="transformers",
+        compared="logits under teacher forcing, padding on either side",
+        tolerance=1e-4,
+        reason=_SUMS,
+        difference=_encoder_decoder,
+    ),
+    Equality(
+        component="attention maps",
+        reference="transformers",
+        compared="weights of every head and layer, output_attentions",
+        tolerance=1e-4,
+        reason=_SUMS,
+        difference=_maps,
     ),
     Equality(
         component="decoder, rows padded on the left",

@@ -11,16 +11,58 @@ import torch
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.decoder import Decoder
+from llm_journey.model.encoder import Encoder
+from llm_journey.model.encoder_decoder import EncoderDecoder
+from llm_journey.model.kinds import Model, make_model
 
 LLAMA: dict[str, Any] = {"num_kv_heads": 2}
 QWEN3: dict[str, Any] = {"qk_norm": True, "num_kv_heads": 2}
 GPT2: dict[str, Any] = {"norm": "layernorm", "positions": "learned", "mlp": "gelu_tanh", "bias": True}
+_POST_NORM: dict[str, Any] = {"norm": "layernorm", "norm_placement": "post", "bias": True}
+BERT: dict[str, Any] = _POST_NORM | {
+    "kind": "encoder",
+    "norm_epsilon": 1e-12,
+    "positions": "learned",
+    "mlp": "gelu",
+    "token_types": 2,
+    "embedding_norm": True,
+    "head_transform": True,
+    "head_bias": True,
+}
+MARIAN: dict[str, Any] = _POST_NORM | {
+    "kind": "encoder_decoder",
+    "norm_epsilon": 1e-5,
+    "positions": "sinusoidal_halves",
+    "mlp": "silu",
+    "embedding_scale": True,
+    "head_bias": True,
+}
 
 
 def random_decoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> Decoder:
     """A Decoder of random weights, norms around 0.7, in evaluation mode."""
+    model = _random_model(seed, scale, choices)
+    assert isinstance(model, Decoder)
+    return model
+
+
+def random_encoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> Encoder:
+    """An Encoder as BERT has it."""
+    model = _random_model(seed, scale, BERT | choices)
+    assert isinstance(model, Encoder)
+    return model
+
+
+def random_encoder_decoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> EncoderDecoder:
+    """An EncoderDecoder as Marian has it."""
+    model = _random_model(seed, scale, MARIAN | choices)
+    assert isinstance(model, EncoderDecoder)
+    return model
+
+
+def _random_model(seed: int, scale: float, choices: dict[str, Any]) -> Model:
     sizes = {"vocab_size": 97, "width": 32, "num_layers": 3, "num_heads": 4, "context": 64}
-    model = Decoder(TransformerConfig(**(sizes | choices))).eval()
+    model = make_model(TransformerConfig(**(sizes | choices))).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
