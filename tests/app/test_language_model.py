@@ -88,11 +88,11 @@ def test_a_catalog_model_on_this_machine(home: Path, monkeypatch: pytest.MonkeyP
     folder = home / "runs" / "rivers" / "model"
     monkeypatch.setattr("llm_journey.datasets.catalog.locate", lambda entry: folder)
     assert open_model("smollm2-135m-instruct").directory == folder
-    gguf = home / "gguf"
-    gguf.mkdir()
-    (gguf / "model.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr("llm_journey.datasets.catalog.locate", lambda entry: gguf)
-    with pytest.raises(BadInputError, match=r"is here as model\.gguf only, which cannot be opened yet"):
+    other = home / "other"
+    other.mkdir()
+    (other / "model.onnx").write_bytes(b"ONNX")
+    monkeypatch.setattr("llm_journey.datasets.catalog.locate", lambda entry: other)
+    with pytest.raises(BadInputError, match=r"is here as model\.onnx only, which cannot be opened"):
         open_model("smollm2-135m-instruct")
 
 

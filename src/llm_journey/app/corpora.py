@@ -148,17 +148,21 @@ class TokenizerView:
 
 
 def view_tokenizer(name_or_path: str) -> TokenizerView:
-    """The tokenizer of a run's name, a catalog model, a folder, or a tokenizer.json."""
-    from llm_journey.app.language_model import find_model
+    """The tokenizer of a run's name, a catalog model, a folder, a GGUF file, or a tokenizer.json."""
+    from llm_journey.app.language_model import GGUF_SUFFIX, find_model
     from llm_journey.app.runs import find_run, has_run
     from llm_journey.core.files import read_json
     from llm_journey.tokenizer import io
 
     path = Path(name_or_path).expanduser()
-    if path.is_file() or (path.is_dir() and (path / io.TOKENIZER_FILE).is_file()):
+    if (path.is_file() and path.suffix != GGUF_SUFFIX) or (path.is_dir() and (path / io.TOKENIZER_FILE).is_file()):
         directory = path
     else:
         directory = find_model(name_or_path)
     beside = find_run(name_or_path).directory if has_run(name_or_path) else directory
     report = read_json(beside / VOCABULARY_FILE) if (beside / VOCABULARY_FILE).is_file() else {}
+    if directory.suffix == GGUF_SUFFIX:
+        from llm_journey.checkpoint.gguf.model import read_tokenizer
+
+        return TokenizerView(directory, read_tokenizer(directory), report)
     return TokenizerView(directory, io.load(directory), report)

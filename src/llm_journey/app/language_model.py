@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 # Keys of generation_config.json that are ours too; the others there are about ids or other libraries' switches.
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
-_CAN_OPEN = "a run, or a folder of the gpt2, llama or qwen3 family with model.safetensors, can be opened"
+_CAN_OPEN = "a run, a GGUF file, or a folder of the gpt2, llama or qwen3 family with model.safetensors, can be opened"
+GGUF_SUFFIX = ".gguf"
 
 
 @dataclass
@@ -67,7 +68,8 @@ class Reply:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A decoder with its tokenizer. `defaults` are the sampling settings of its generation_config.json."""
+    """A decoder with its tokenizer. `directory` is its folder, or its GGUF file. `defaults` are the sampling settings
+    that it came with."""
 
     name: str
     directory: Path
@@ -152,27 +154,27 @@ class LanguageModel:
 
 
 def open_model(name_or_path: str) -> LanguageModel:
-    """The model of a run's name, a catalog name, or a folder. Raises BadInputError that says what can be opened."""
-    from llm_journey.checkpoint.model_folder import load_model
-
-    directory = find_model(name_or_path)
-    decoder, tokenizer = load_model(directory)
-    if tokenizer is None:
-        raise BadInputError(f"{directory}: holds no tokenizer.json, so no text can go in; put the tokenizer there")
-    defaults, stop_ids = _generation_config(directory, tokenizer)
-    return LanguageModel(_name_of(name_or_path, directory), directory, decoder, tokenizer, defaults, stop_ids)
+    """The model of a run's name, a catalog name, a folder, or a GGUF file. A catalog model that is not on this machine
+    is pulled, which is said on standard error. Raises BadInputError that says what can be opened."""
+    path = find_model(name_or_path)
+    decoder, tokenizer, generation = _read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path)
+    defaults = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
+    stop_ids = _stop_ids(generation, tokenizer)
+    return LanguageModel(
+        model_name(name_or_path, path), path, decoder, tokenizer, _recommended(name_or_path) | defaults, stop_ids
+    )
 
 
 def find_model(name_or_path: str) -> Path:
-    """The folder of a model: a folder in Hugging Face layout, a run (its model, else its last whole checkpoint), or a
-    catalog model that lies on this machine in a form that can be opened."""
+    """Where a model lies: a folder in Hugging Face layout, a GGUF file, a run (its model, else its last whole
+    checkpoint), or a catalog model, which is pulled if it is not on this machine."""
     path = Path(name_or_path).expanduser()
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path.suffix == GGUF_SUFFIX and path.is_file()):
         return path
     if has_run(name_or_path):
         return _model_of_run(find_run(name_or_path).directory)
     if path.is_dir():
-        return path
+        return _gguf_in(path) or path
     from llm_journey.datasets.catalog import CATALOG
 
     if name_or_path in CATALOG:
@@ -188,7 +190,7 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
     return override({}, assignments)
 
 
-def _name_of(name_or_path: str, directory: Path) -> str:
+def model_name(name_or_path: str, directory: Path) -> str:
     """The name of the run that a model's folder lies in, else the name it was asked for by, without its path."""
     run = _run_of(directory)
     return run.name if run is not None else Path(name_or_path).name
@@ -212,7 +214,7 @@ def _model_of_run(directory: Path) -> Path:
 
 
 def _catalog_model(name: str) -> Path:
-    """A catalog model's folder on this machine. Nothing is pulled here: a model's size is for a person to agree to."""
+    """Where a catalog model lies in a form that can be opened; what is not here is pulled first, visibly."""
     from llm_journey.datasets.catalog import CATALOG, locate
 
     entry = CATALOG[name]
@@ -220,34 +222,72 @@ def _catalog_model(name: str) -> Path:
         raise BadInputError(f"{name!r} is a {entry.kind}, not a model; `journey models list` shows the models")
     if "generation_config.json" not in {file.name for file in entry.files}:
         raise BadInputError(f"{name!r} ({entry.title}) generates no text; {_CAN_OPEN}")
-    folder = locate(entry)
-    if folder is None:
-        raise BadInputError(
-            f"{name!r} is not on this machine; run `journey models pull {name}` first ({entry.size() / 1e6:.0f} MB)"
-        )
-    if not (folder / "model.safetensors").is_file():
+    folder = locate(entry) or _pull(name)
+    if (folder / "model.safetensors").is_file():
+        return folder
+    file = _gguf_in(folder)
+    if file is None:
         held = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise BadInputError(
-            f"{name!r} is here as {held} only, which cannot be opened yet; {_CAN_OPEN} "
-            f"(the hub serves {name} in that form)"
-        )
-    return folder
+        raise BadInputError(f"{name!r} is here as {held} only, which cannot be opened; {_CAN_OPEN}")
+    return file
 
 
-def _generation_config(directory: Path, tokenizer: Tokenizer) -> tuple[dict[str, Any], frozenset[int]]:
-    """Sampling defaults and the ids that end a text, from generation_config.json where there is one."""
+def _pull(name: str) -> Path:
+    """Fetch a catalog model; each source that is tried, and how much it sends, is said on standard error."""
+    from llm_journey.core.console import messages
+    from llm_journey.datasets.pull import Progress, pull
+
+    def say(progress: Progress) -> None:
+        size = f" ({progress.total / 1e6:.0f} MB)" if progress.action.startswith("pulling from") else ""
+        if size or progress.action.startswith(("failed", "waiting")):
+            messages().print(f"{name}: {progress.action}{size}", markup=False, soft_wrap=True)
+
+    messages().print(f"{name} is not on this machine; it is pulled once", markup=False, soft_wrap=True)
+    return pull(name, on_progress=say)
+
+
+def _gguf_in(folder: Path) -> Path | None:
+    """The one GGUF file of a folder, None where it holds none. Raises BadInputError where it holds several."""
+    found = sorted(path for path in folder.iterdir() if path.suffix == GGUF_SUFFIX)
+    if len(found) > 1:
+        raise BadInputError(f"{folder}: holds {len(found)} GGUF files ({found[0].name} ...); name one of them")
+    return found[0] if found else None
+
+
+def _read_gguf(path: Path) -> tuple["Decoder", Tokenizer, dict[str, Any]]:
+    from llm_journey.checkpoint.gguf.model import build_decoder, read_gguf
+
+    found = read_gguf(path)
+    return build_decoder(found), found.tokenizer, found.generation
+
+
+def _read_folder(directory: Path) -> tuple["Decoder", Tokenizer, dict[str, Any]]:
+    from llm_journey.checkpoint.model_folder import load_decoder
     from llm_journey.checkpoint.tensor_files import read_json
 
-    path = directory / "generation_config.json"
-    values = read_json(path) if path.is_file() else {}
-    defaults = {key: values[key] for key in _SAMPLING_KEYS if values.get(key) is not None}
-    found = values.get("eos_token_id")
+    decoder, tokenizer = load_decoder(directory)
+    if tokenizer is None:
+        raise BadInputError(f"{directory}: holds no tokenizer.json, so no text can go in; put the tokenizer there")
+    generation = directory / "generation_config.json"
+    return decoder, tokenizer, read_json(generation) if generation.is_file() else {}
+
+
+def _recommended(name: str) -> dict[str, Any]:
+    """The sampling settings that a catalog model's makers ship, for the forms that leave them out."""
+    from llm_journey.datasets.catalog import CATALOG
+
+    return dict(CATALOG[name].sampling) if name in CATALOG else {}
+
+
+def _stop_ids(generation: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end a text: the end token, the end of a chat's turn, and what generation_config.json names."""
+    found = generation.get("eos_token_id")
     ids = {item for item in (found if isinstance(found, list) else [found]) if isinstance(item, int)}
     if tokenizer.roles.end is not None:
         ids.add(tokenizer.end_id)
     if TURN_TOKENS[1] in tokenizer.special_tokens:
         ids.add(tokenizer.special_tokens[TURN_TOKENS[1]])
-    return defaults, frozenset(ids)
+    return frozenset(ids)
 
 
 def _exhaust(reply: Reply) -> str:

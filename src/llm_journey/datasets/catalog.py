@@ -233,6 +233,8 @@ _ENTRIES = (
             ),
         ),
         note="safetensors from the hub; from PyPI the same model as 4-bit GGUF (Q4_1)",
+        # Its generation_config.json draws nothing: transformers' generate takes the most likely token, and so do we.
+        sampling=(("temperature", 0.0),),
     ),
     Entry(
         name="all-minilm-l6-v2",

@@ -75,7 +75,8 @@ class Entry:
     """A named corpus, model or test set.
 
     `files` is the layout expected in `JOURNEY_DATA_DIR/<name>`; a source may bring another layout of its own (a model
-    as GGUF instead of safetensors). An entry without sources can only be used from `JOURNEY_DATA_DIR`.
+    as GGUF instead of safetensors). An entry without sources can only be used from `JOURNEY_DATA_DIR`. `sampling`:
+    the settings that a model's makers ship with it.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Entry:
     files: tuple[CatalogFile, ...]
     sources: tuple[Source, ...]
     note: str = ""
+    sampling: tuple[tuple[str, float], ...] = ()
 
     def layouts(self) -> list[tuple[CatalogFile, ...]]:
         """Each set of files that this entry may consist of, the preferred one first."""

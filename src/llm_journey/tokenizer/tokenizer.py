@@ -21,6 +21,8 @@ from llm_journey.tokenizer.config import END_TOKEN
 from llm_journey.tokenizer.cores import build_core
 from llm_journey.tokenizer.pretokenize import PATTERNS, split
 
+# Bytes that a byte-level vocabulary may lack: none of ASCII's text, and not most of the others.
+_MOST_MISSING = 64
 # A batch goes to the threads in slices of about this many characters: large enough to forget what a hand-over costs.
 _SLICE_CHARACTERS = 1 << 16
 
@@ -35,7 +37,11 @@ class Roles:
 
 
 class Tokenizer:
-    """Byte-level BPE. Any string and any byte string round-trips: see `encode`, `encode_bytes`, `decode_bytes`."""
+    """Byte-level BPE. Any string and any byte string round-trips: see `encode`, `encode_bytes`, `decode_bytes`.
+
+    A vocabulary of other makers may lack bytes that its text had none of (SmolLM2's: 21, control characters and parts
+    of rare or impossible characters). Such bytes are left out of a text, as tokenizers and llama.cpp leave them out.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Tokenizer:
         self.whole_words_first = whole_words_first
         self.compose = compose
         self.visible_tokens = frozenset(visible_tokens)
+        self._missing = bytes(value for value in range(NUM_BYTES) if bytes([value]) not in vocabulary)
         self._bytes_of = {token: data for data, token in vocabulary.items()}
         self._bytes_of.update({token: name.encode() for name, token in special_tokens.items()})
         self._core = build_core(self.vocabulary, self.merges, pattern, whole_words_first=whole_words_first)
@@ -174,14 +181,16 @@ class Tokenizer:
         if self.compose:
             text = unicodedata.normalize("NFC", text)
         try:
-            text.encode("utf-8")
+            data = text.encode("utf-8")
         except UnicodeEncodeError:
             return self._encode_words(text, "surrogatepass")
+        if self._missing and len(data.translate(None, self._missing)) < len(data):
+            return self._encode_words(text, "strict")
         return self._core.encode_text(text)
 
     def _encode_words(self, text: str, errors: str) -> list[int]:
-        words = split(text, self.pattern)
-        return [token for word in words for token in self._core.encode_word(word.encode("utf-8", errors))]
+        words = (word.encode("utf-8", errors).translate(None, self._missing) for word in split(text, self.pattern))
+        return [token for word in words if word for token in self._core.encode_word(word)]
 
     def _unknown(self, token: object) -> BadInputError:
         return BadInputError(f"id {token!r} is not in this vocabulary of {self.vocab_size} tokens")
@@ -211,7 +220,7 @@ def _check(vocabulary: Mapping[bytes, int], merges: Sequence[Pair], special_toke
     if min(ids, default=0) < 0:
         raise BadInputError("a token has a negative id; ids start at 0")
     missing = sum(bytes([value]) not in vocabulary for value in range(NUM_BYTES))
-    if missing:
+    if missing > _MOST_MISSING or any(bytes([value]) not in vocabulary for value in b"\t\n" + bytes(range(0x20, 0x7F))):
         raise BadInputError(f"{missing} of the 256 bytes have no token; this is no byte-level vocabulary")
     if "" in special_tokens:
         raise BadInputError("a special token is empty")
