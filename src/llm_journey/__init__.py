@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm_journey.app.language_model import LanguageModel
+    from llm_journey.app.opening import AnyTextModel
     from llm_journey.app.runs import TrainedRun
     from llm_journey.training.observer import Observer
     from llm_journey.training.recipe import Recipe
@@ -29,16 +29,17 @@ __all__ = ["load", "train"]
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def load(model: str | Path) -> "LanguageModel":
+def load(model: str | Path) -> "AnyTextModel":
     """A model to generate and chat with.
 
     model: a run's name (`journey runs list`), a catalog model (`journey models list`), or a folder in Hugging Face
-    layout. Returns an object with `generate(text)`, `chat(messages)`, `stream(text)` and `tokenizer`; a notebook shows
-    it as a table. Raises llm_journey.core.errors.BadInputError where nothing can be opened under that name.
+    layout. Returns an object with `generate(text)`, `chat(messages)`, `stream(text)` and `tokenizer`; of an encoder
+    one with `fill(text)`, of an encoder-decoder one with `rewrite(text)`. A notebook shows it as a table. Raises
+    llm_journey.core.errors.BadInputError where nothing can be opened under that name.
     """
-    from llm_journey.app.language_model import open_model
+    from llm_journey.app.opening import open_any
 
-    return open_model(str(model))
+    return open_any(str(model))
 
 
 def train(

@@ -9,11 +9,13 @@ import typer
 from llm_journey.cli.options import Json, Model, SetSampling, examples
 
 if TYPE_CHECKING:
+    from llm_journey.app.encoders import MaskFiller, Rewriter
     from llm_journey.app.language_model import LanguageModel, Reply
 
 GENERATE_EXAMPLES = examples(
     'journey generate quickstart "The city of"',
     'journey generate quickstart "In 1905" --set temperature=0.5 --set seed=1 --json',
+    'journey generate dates "the 3rd of March, 1998"',
 )
 CHAT_EXAMPLES = examples('journey chat MODEL "Which planets have rings?"', "journey chat MODEL")
 
@@ -24,9 +26,20 @@ def generate(
     settings: SetSampling = None,
     as_json: Json = False,
 ) -> None:
-    """Let a model go on from a text."""
-    opened, chosen = _open(model, settings)
+    """Let a model go on from a text; an encoder fills each [MASK] of it, an encoder-decoder writes its answer."""
+    from llm_journey.app.encoders import MaskFiller, Rewriter
+    from llm_journey.app.language_model import parse_settings
+    from llm_journey.app.opening import open_any
+
+    opened, chosen = open_any(model), parse_settings(settings or [])
     began = time.monotonic()
+    if isinstance(opened, MaskFiller):
+        _fill(opened, text, chosen, as_json)
+        return
+    if isinstance(opened, Rewriter):
+        _rewrite(opened, text, chosen, as_json)
+        return
+    opened.sampling(chosen)
     reply = opened.stream(text, settings=chosen)
     if not as_json:
         sys.stdout.write(text)
@@ -63,6 +76,39 @@ def chat(
     _write(reply, as_json)
     if as_json:
         _print(reply, began, {"model": opened.name, "messages": [{"role": "user", "content": text}]})
+
+
+def _fill(model: "MaskFiller", text: str, settings: dict[str, Any], as_json: bool) -> None:
+    """Write the text with its masks filled; as JSON, the likeliest tokens of each mask too (top=5)."""
+    from dataclasses import asdict
+
+    from llm_journey.core.console import print_json
+    from llm_journey.core.errors import BadInputError
+
+    top = settings.pop("top", 5)
+    if settings or type(top) is not int:
+        raise BadInputError(f"{model.name} fills masks; it takes --set top=NUMBER alone")
+    masks = model.fill(text, top=top)
+    filled = model.filled(text, masks)
+    if as_json:
+        guesses = [[asdict(guess) for guess in mask] for mask in masks]
+        print_json({"model": model.name, "prompt": text, "text": filled, "masks": guesses})
+    else:
+        sys.stdout.write(f"{filled}\n")
+
+
+def _rewrite(model: "Rewriter", text: str, settings: dict[str, Any], as_json: bool) -> None:
+    """Write the best text of a beam search; as JSON, all that it found."""
+    from dataclasses import asdict
+
+    from llm_journey.core.console import print_json
+
+    found = model.rewrite(text, settings=settings)
+    if as_json:
+        candidates = [asdict(candidate) for candidate in found]
+        print_json({"model": model.name, "prompt": text, "text": found[0].text, "candidates": candidates})
+    else:
+        sys.stdout.write(f"{found[0].text}\n")
 
 
 def _open(model: str, settings: list[str] | None) -> "tuple[LanguageModel, dict[str, Any]]":

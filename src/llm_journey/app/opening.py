@@ -1,0 +1,52 @@
+"""A model by name, whatever it is: what it is decides what it can do."""
+
+from pathlib import Path
+
+from llm_journey.app.encoders import MaskFiller, Rewriter
+from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name, open_model
+from llm_journey.core.errors import BadInputError
+
+AnyTextModel = LanguageModel | MaskFiller | Rewriter
+
+
+def open_any(name_or_path: str) -> AnyTextModel:
+    """The model of a run's name, a catalog name, a folder or a GGUF file: a LanguageModel (decoder), a MaskFiller
+    (encoder) or a Rewriter (encoder-decoder). Raises BadInputError that says what can be opened."""
+    from llm_journey.checkpoint.model_folder import load_config
+
+    path = find_model(name_or_path)
+    if path.suffix == GGUF_SUFFIX:
+        return open_model(name_or_path)
+    match load_config(path).kind:
+        case "encoder":
+            return _open_mask_filler(name_or_path, path)
+        case "encoder_decoder":
+            return _open_rewriter(name_or_path, path)
+        case _:
+            return open_model(name_or_path)
+
+
+def _open_mask_filler(name_or_path: str, directory: Path) -> MaskFiller:
+    from llm_journey.checkpoint.families import family_of
+    from llm_journey.checkpoint.model_folder import load_config, load_encoder
+
+    config = load_config(directory)
+    if family_of(config) is not None and not config.head_transform:
+        raise BadInputError(f"{directory}: an encoder without a head, which can embed texts but fill no mask")
+    encoder, tokenizer = load_encoder(directory)
+    if tokenizer is None:
+        raise _without_tokenizer(directory)
+    return MaskFiller(model_name(name_or_path, directory), directory, tokenizer, encoder=encoder)
+
+
+def _open_rewriter(name_or_path: str, directory: Path) -> Rewriter:
+    from llm_journey.checkpoint.model_folder import load_encoder_decoder
+
+    model, tokenizer = load_encoder_decoder(directory)
+    if tokenizer is None:
+        raise _without_tokenizer(directory)
+    return Rewriter(model_name(name_or_path, directory), directory, tokenizer, model=model)
+
+
+def _without_tokenizer(directory: Path) -> BadInputError:
+    return BadInputError(f"{directory}: holds no tokenizer.json, so no text can go in; put the tokenizer there")
