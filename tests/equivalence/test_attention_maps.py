@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from random_decoders import GPT2, LLAMA, QWEN3, random_decoder
+from random_decoders import BERT, BERT_MASKED, GPT2, LLAMA, QWEN3, random_decoder, random_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.inspection.inspection import inspect_ids, readout
 from llm_journey.inspection.recorder import watch
 from llm_journey.model.decoder import Decoder
+from llm_journey.model.encoder import Encoder
 
 # float32 sums taken in another order.
 TOLERANCE = 1e-4
@@ -96,3 +97,33 @@ def test_planted_errors_show(tmp_path: Path) -> None:
     with torch.inference_mode():
         unnormed = torch.nn.functional.linear(seen.residuals[1], model.head_weight)
         assert float((readout(model)(seen.residuals[1]) - unnormed).abs().max()) > 100 * TOLERANCE
+
+
+def test_an_encoder_sees_both_ways_and_its_lens_ends_at_transformers_logits(tmp_path: Path) -> None:
+    model = random_model(scale=0.2, **BERT_MASKED)
+    assert isinstance(model, Encoder)
+    ids_bt = torch.randint(model.config.vocab_size, (1, 29), generator=torch.Generator().manual_seed(1))
+    save_model(model, tmp_path / "model")
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    with torch.inference_mode():
+        shown = theirs(ids_bt, output_attentions=True, output_hidden_states=True)
+    seen = Everything()
+    watch(model, seen, lambda: model(ids_bt))
+    for (layer, head), weights_ts in seen.maps.items():
+        torch.testing.assert_close(weights_ts, shown.attentions[layer][0, head], atol=TOLERANCE, rtol=0)
+    assert float(seen.maps[0, 0].triu(1).sum()) > 1
+    for ours, reference in zip(seen.residuals, shown.hidden_states, strict=True):
+        torch.testing.assert_close(ours, reference[0], atol=TOLERANCE, rtol=0)
+    found = inspect_ids(model, ids_bt[0].tolist(), unjudged={int(ids_bt[0, 3])})
+    assert not found.causal and found.predicted is not None
+    own_t = shown.logits[0].softmax(-1).gather(1, ids_bt[0, :, None])[:, 0]
+    own_t[ids_bt[0] == ids_bt[0, 3]] = float("nan")
+    judged = torch.tensor(found.predicted.probability)
+    torch.testing.assert_close(judged, own_t, atol=TOLERANCE, rtol=0, equal_nan=True)
+
+
+def test_an_encoder_without_a_head_has_maps_and_no_lens() -> None:
+    model = random_model(**BERT)
+    assert isinstance(model, Encoder)
+    found = inspect_ids(model, [1, 2, 3])
+    assert found.lens == [] and found.predicted is None and sorted(found.maps) == [0, 1]

@@ -148,27 +148,35 @@ class MaskFiller(_TextModel):
         return [*self.tokenizer.special_tokens.values(), *range(self.tokenizer.vocab_size, size)]
 
     def _ids(self, text: str) -> list[int]:
-        """Only the mask counts as special: no other token can be smuggled into a text."""
-        pieces = text.split(MASK_TOKEN)
-        if len(pieces) == 1:
+        if MASK_TOKEN not in text:
             raise BadInputError(f"the text has no {MASK_TOKEN}: put one where a word is to be filled in")
-        mask_id, tokenizer = self._mask_id, self.tokenizer
-        if isinstance(tokenizer, WordPiece):
-            first, last = tokenizer.options.begin, tokenizer.options.end
-            encoded = [tokenizer.encode(piece, add_special=False) for piece in pieces]
-            begin, end = [tokenizer.vocabulary[first]], [tokenizer.vocabulary[last]]
-        else:
-            # The space before a word belongs to its token, so it is the mask's to fill.
-            spaced = [piece.removesuffix(" ") for piece in pieces[:-1]] + pieces[-1:]
-            encoded = [tokenizer.encode(piece) for piece in spaced]
-            begin = end = [tokenizer.end_id]  # as in training, where an end token stands between texts
-        ids = encoded[0]
-        for piece in encoded[1:]:
-            ids = [*ids, mask_id, *piece]
-        return begin + ids + end
+        return encoder_ids(self.tokenizer, text)
 
     def _spell(self, token: int) -> str:
         return self.tokenizer.decode([token])
+
+
+def encoder_ids(tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
+    """The ids of `text` as an encoder reads it, between its begin and end tokens.
+
+    Only the mask counts as special, where there is one: no other token can be smuggled into a text.
+    """
+    mask_id = tokenizer.special_tokens.get(MASK_TOKEN)
+    pieces = [text] if mask_id is None else text.split(MASK_TOKEN)
+    if isinstance(tokenizer, WordPiece):
+        first, last = tokenizer.options.begin, tokenizer.options.end
+        encoded = [tokenizer.encode(piece, add_special=False) for piece in pieces]
+        begin, end = [tokenizer.vocabulary[first]], [tokenizer.vocabulary[last]]
+    else:
+        # The space before a word belongs to its token, so it is the mask's to fill.
+        spaced = [piece.removesuffix(" ") for piece in pieces[:-1]] + pieces[-1:]
+        encoded = [tokenizer.encode(piece) for piece in spaced]
+        begin = end = [tokenizer.end_id]  # as in training, where an end token stands between texts
+    ids = encoded[0]
+    for piece in encoded[1:]:
+        assert mask_id is not None
+        ids = [*ids, mask_id, *piece]
+    return begin + ids + end
 
 
 @dataclass(frozen=True)

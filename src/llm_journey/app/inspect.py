@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from llm_journey.app.encoders import encoder_ids
 from llm_journey.app.language_model import LanguageModel, find_model, open_model
 from llm_journey.app.runs import has_run
 from llm_journey.core.errors import BadInputError
@@ -37,8 +38,7 @@ def _inspect_encoder(name: str, folder: Path, text: str, layers: Sequence[int] |
     model, tokenizer = load_encoder(folder)
     if tokenizer is None:
         raise BadInputError(f"{folder}: holds no tokenizer.json, so no text can go in; put the tokenizer there")
-    # [MASK] in the text is a mask: asking what belongs there is what such a model is for.
-    ids = tokenizer.encode(text, allow_special=True)
+    ids = encoder_ids(tokenizer, text)
     found = inspect_ids(model, ids, layers=layers, unjudged=tokenizer.special_tokens.values())
     return _reading(Path(name).name, text, found, _words(tokenizer))
 

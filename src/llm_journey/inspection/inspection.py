@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm_journey.checkpoint.families import family_of
 from llm_journey.core.errors import BadInputError
 from llm_journey.inspection.lens import Predictions, predictions
 from llm_journey.inspection.maps import FloatArray, HeadFigures, cell_size, head_figures, pooled
@@ -121,11 +122,9 @@ def inspect_ids(
 def readout(model: Decoder | Encoder) -> Callable[[Tensor], Tensor] | None:
     """What turns a residual (N, D) into logits (N, V): the model's own final norm and head.
 
-    None for an encoder without a head of its own: its hidden states were never trained to name tokens.
+    None for an encoder that was saved without a head: its hidden states were never trained to name tokens.
     """
-    config = model.config
-    headed = config.head_transform or config.head_bias or not config.tied_embeddings
-    if isinstance(model, Encoder) and not headed:
+    if isinstance(model, Encoder) and family_of(model.config) is not None and not model.config.head_transform:
         return None
     return lambda residual_nd: model.logits(model.norm(residual_nd))
 

@@ -50,7 +50,7 @@ def page(reading: Reading, max_cells: int = MAX_CELLS) -> str:
         heads=_head_names(found.num_heads),
         rows=_lens_rows(reading),
         left_out=[*reading.left_out, *_pooling_note(found.cell * factor)],
-        title=label(" ".join(spelled(reading.text[:200].encode("utf-8", "replace")).split()), 70) or "(no text)",
+        title=label(spelled(" ".join(reading.text[:200].split()).encode("utf-8", "replace")), 70) or "(no text)",
     )
 
 
@@ -142,11 +142,12 @@ def _surprise_class(facts: TokenFacts) -> str:
 
 def _lens_rows(reading: Reading) -> list[dict[str, Any]]:
     rows = reading.lens_rows()
-    most = max((row.bits or row.entropy for row in rows), default=1.0) or 1.0
+    # The input of the first layer is no prediction yet: it may cost ten times the rest, and would flatten it.
+    most = max((row.bits or row.entropy for row in rows[1:]), default=1.0) or 1.0
     return [
         {
             "label": row.label,
-            "bar": round(160 * (row.bits if row.bits is not None else row.entropy) / most, 1),
+            "bar": round(160 * min(1.0, (row.entropy if row.bits is None else row.bits) / most), 1),
             "bits": "" if row.bits is None else f"{row.bits:.2f}",
             "entropy": f"{row.entropy:.2f}",
             "right": "" if row.right is None else f"{row.right:.0%}",

@@ -32,8 +32,8 @@ dt { color: var(--soft); font-size: .8rem; } dd { margin: 0; font-weight: 600; f
 .mono, .text, td.word, th.word { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .panel { position: sticky; top: 0; z-index: 2; background: var(--page); padding: .5rem 0 .3rem;
   border-bottom: 1px solid var(--line); }
-.text { max-height: 9.6rem; overflow-y: auto; background: var(--card); border: 1px solid var(--line);
-  border-radius: .4rem; padding: .45rem .6rem; font-size: .9rem; line-height: 1.75; }
+.text { position: relative; max-height: 9.6rem; overflow-y: auto; background: var(--card);
+  border: 1px solid var(--line); border-radius: .4rem; padding: .45rem .6rem; font-size: .9rem; line-height: 1.75; }
 .token { border: 0; padding: .08rem 0; margin: 0; font: inherit; color: inherit; background: none; cursor: pointer;
   white-space: pre-wrap; overflow-wrap: anywhere; border-radius: .15rem; box-shadow: inset -1px 0 0 var(--line); }
 .token.chosen { outline: 2px solid var(--accent); outline-offset: 0; }
@@ -268,6 +268,9 @@ function choose(token) {
   state.token = token;
   if (token < state.lens || token >= state.lens + LENS_COLUMNS) state.lens = token - LENS_COLUMNS + 2;
   describeToken(); colourText(); paint(); showLens();
+  const chip = chips[token], text = chip.parentElement;
+  if (chip.offsetTop < text.scrollTop || chip.offsetTop > text.scrollTop + text.clientHeight - 24)
+    text.scrollTop = chip.offsetTop - text.clientHeight / 2;
 }
 
 chips.forEach((chip, at) => chip.addEventListener("click", () => choose(at)));

@@ -216,8 +216,8 @@ def label(text: str, most: int = 14) -> str:
 def _spelled_character(character: str) -> str:
     if character in _SPELLED:
         return _SPELLED[character]
-    # Control, format (direction marks), surrogate, private and unassigned characters; line and paragraph separators.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+    # Control, format (direction marks), surrogate, private and unassigned characters; spaces other than the usual one.
+    if character != " " and unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}:
         return f"⟨U+{ord(character):04X}⟩"
     return character
 
