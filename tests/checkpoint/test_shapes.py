@@ -14,6 +14,7 @@ ENCODER = {name: st.booleans() for name in ("pooler", "head_transform", "head_bi
 KINDS = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"kind": st.just("encoder"), "token_types": st.integers(0, 3), **ENCODER}),
+    st.just({"kind": "encoder", "pooler": True, "next_sentence": True}),
     st.fixed_dictionaries(
         {"kind": st.just("encoder_decoder"), "num_decoder_layers": st.integers(0, 3), "head_bias": st.booleans()}
     ),

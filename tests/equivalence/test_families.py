@@ -9,7 +9,14 @@ import pytest
 import torch
 from random_decoders import BERT, BERT_MASKED, GPT2, LLAMA, MARIAN, QWEN3, random_decoder, random_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+)
 
 from llm_journey.checkpoint import families
 from llm_journey.checkpoint.model_folder import load_model, save_model
@@ -45,13 +52,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert odd": ("bert", BERT_MASKED | {"vocab_size": 101, "width": 15, "num_heads": 3, "mlp_width": 37}),
     "bert pooler": ("bert", BERT | {"pooler": True, "token_types": 1, "mlp": "gelu_tanh", "dropout": 0.1}),
     "bert one head": ("bert", BERT_MASKED | {"width": 9, "num_heads": 1, "num_layers": 1, "mlp": "relu"}),
+    "bert whole": ("bert", BERT_MASKED | {"pooler": True, "next_sentence": True, "mlp": "silu"}),
     "bert larger": ("bert", BERT_MASKED | {"width": 96, "num_heads": 8, "num_layers": 6, "context": 160}),
     "marian": ("marian", MARIAN),
     "marian uneven": ("marian", MARIAN | {"num_layers": 1, "num_decoder_layers": 3, "vocab_size": 101, "mlp": "relu"}),
     "marian unscaled": ("marian", MARIAN | {"embedding_scale": False, "width": 14, "num_heads": 7, "mlp": "gelu"}),
     "marian larger": ("marian", MARIAN | {"width": 96, "num_heads": 8, "num_layers": 6, "context": 160}),
 }
-OPENERS = {"bert": AutoModel, "bert masked": AutoModelForMaskedLM, "marian": AutoModelForSeq2SeqLM}
+OPENERS = {
+    "bert": AutoModel,
+    "bert masked": AutoModelForMaskedLM,
+    "bert whole": AutoModelForPreTraining,
+    "marian": AutoModelForSeq2SeqLM,
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -76,7 +89,9 @@ def test_loading_back_gives_the_identical_model(case: str, tmp_path: Path) -> No
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama grouped, untied", "qwen3 window", "bert masked", "marian"])
+@pytest.mark.parametrize(
+    "case", ["gpt2", "llama grouped, untied", "qwen3 window", "bert masked", "bert whole", "marian"]
+)
 def test_transformers_opens_the_folder_without_a_word(
     case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +124,9 @@ def test_folders_that_transformers_writes_are_read_exactly(family: str, tmp_path
         torch.testing.assert_close(ours(ids_bt), theirs(ids_bt).logits, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama grouped, untied", "qwen3 window", "bert", "bert masked", "marian"])
+@pytest.mark.parametrize(
+    "case", ["gpt2", "llama grouped, untied", "qwen3 window", "bert", "bert masked", "bert whole", "marian"]
+)
 def test_what_transformers_saves_again_comes_back_bit_for_bit(case: str, tmp_path: Path) -> None:
     """Ours -> transformers opens -> transformers saves, in its way -> ours."""
     model = random_model(**CASES[case][1])
@@ -124,7 +141,7 @@ def test_what_transformers_saves_again_comes_back_bit_for_bit(case: str, tmp_pat
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("opener", [AutoModel, AutoModelForMaskedLM])
+@pytest.mark.parametrize("opener", [AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining])
 def test_fresh_bert_models_of_transformers_are_read_exactly(opener: Any, tmp_path: Path) -> None:
     sizes = {"vocab_size": 53, "hidden_size": 20, "num_attention_heads": 5, "num_hidden_layers": 2}
     config = AutoConfig.for_model("bert", **sizes, intermediate_size=30, max_position_embeddings=24)
@@ -132,7 +149,7 @@ def test_fresh_bert_models_of_transformers_are_read_exactly(opener: Any, tmp_pat
     theirs = opener.from_config(config).eval()
     theirs.save_pretrained(tmp_path / "model")
     ours, _ = load_model(tmp_path / "model")
-    assert isinstance(ours, Encoder) and ours.config.pooler == (opener is AutoModel)
+    assert isinstance(ours, Encoder) and ours.config.pooler == (opener is not AutoModelForMaskedLM)
     ids_bt, types_bt = torch.arange(24)[None] * 2, (torch.arange(24)[None] > 11).long()
     with torch.inference_mode():
         expected = theirs(ids_bt, token_type_ids=types_bt)
@@ -140,8 +157,12 @@ def test_fresh_bert_models_of_transformers_are_read_exactly(opener: Any, tmp_pat
         if opener is AutoModel:
             torch.testing.assert_close(hidden, expected.last_hidden_state, atol=TOLERANCE, rtol=0)
             torch.testing.assert_close(ours.pooled(hidden), expected.pooler_output, atol=TOLERANCE, rtol=0)
-        else:
+        elif opener is AutoModelForMaskedLM:
             torch.testing.assert_close(ours.logits(hidden), expected.logits, atol=TOLERANCE, rtol=0)
+        else:
+            torch.testing.assert_close(ours.logits(hidden), expected.prediction_logits, atol=TOLERANCE, rtol=0)
+            follows = ours.next_sentence_logits(hidden)
+            torch.testing.assert_close(follows, expected.seq_relationship_logits, atol=TOLERANCE, rtol=0)
 
 
 def test_fresh_marian_models_of_transformers_are_read_exactly(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ ENCODER = {name: st.booleans() for name in ("pooler", "head_transform", "head_bi
 KINDS = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"kind": st.just("encoder"), "token_types": st.integers(0, 3), **ENCODER}),
+    st.just({"kind": "encoder", "pooler": True, "next_sentence": True}),
     st.fixed_dictionaries(
         {"kind": st.just("encoder_decoder"), "num_decoder_layers": st.integers(0, 3), "head_bias": st.booleans()}
     ),
@@ -59,7 +60,7 @@ def test_parameters_are_those_of_the_built_model(config: TransformerConfig) -> N
     assert counts.total == sum(parameter.numel() for parameter in model.parameters())
     parts = {"embedding": 0, "head": 0, "norms": 0, "blocks": 0}
     for name, parameter in model.named_parameters():
-        part = "embedding" if "embed" in name else "head" if name.startswith(("head", "pooler")) else "blocks"
+        part = "embedding" if "embed" in name else "head" if name.startswith(("head", "pooler", "next")) else "blocks"
         parts["norms" if "norm" in name else part] += parameter.numel()
     assert vars(counts) == parts
 

@@ -109,6 +109,8 @@ def test_pooled_is_tanh_of_a_map_of_the_first_position() -> None:
     torch.testing.assert_close(model.pooled(hidden), expected)
     with pytest.raises(BadInputError, match=r"no pooler \(pooler = false\)"):
         _encoder("modern").pooled(hidden)
+    with pytest.raises(BadInputError, match=r"no next-sentence head \(next_sentence = false\)"):
+        model.next_sentence_logits(hidden)
 
 
 @torch.no_grad()

@@ -48,6 +48,7 @@ def test_swiglu_has_about_as_many_weights_as_two_matrices(width: int) -> None:
         ({"num_decoder_layers": 2, "kind": "encoder"}, "num_decoder_layers belongs to kind encoder_decoder, not encod"),
         ({"head_bias": True}, "head_bias belongs to kind encoder or encoder_decoder, not decoder"),
         ({"pooler": True, "kind": "encoder_decoder"}, "pooler belongs to kind encoder, not encoder_decoder"),
+        ({"next_sentence": True, "kind": "encoder"}, "next_sentence needs a pooler"),
         ({"head_transform": True}, "head_transform belongs to kind encoder, not decoder"),
         ({"sliding_window": 4, "kind": "encoder"}, "sliding_window belongs to kind decoder, not encoder"),
         ({"widht": 64}, "unknown key 'widht'; allowed: vocab_size, width"),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from llm_journey.checkpoint import families, tensor_files
-from llm_journey.checkpoint.shapes import MAX_CONTEXT, check_depth, check_shapes, parameter_shapes
+from llm_journey.checkpoint.shapes import MAX_CONTEXT, check_depth, check_shapes, check_tables, parameter_shapes
 from llm_journey.core.config import dump, validate
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.files import new_directory, write_json, write_text
@@ -168,6 +168,7 @@ def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
     found = tensor_files.read_shapes(weights_path)
     check_depth(config.num_layers + config.num_decoder_layers, found, where)
     check_shapes(parameter_shapes(config), found, where)
+    check_tables(config, where)
     return config, tensor_files.read_tensors(weights_path)
 
 

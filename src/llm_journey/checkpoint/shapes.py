@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping
 from llm_journey.checkpoint.tensor_files import Shape
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.config import TransformerConfig
+from llm_journey.model.cost import count_parameters
 
 # The most positions that a config from outside may claim: rotary tables are as long, and no file's size bounds them.
 MAX_CONTEXT = 1 << 20
+# Tables of up to this size (a context of 131,072 with heads of 64) are made for a model of any size.
+_TABLE_BYTES = 32 << 20
 
 
 def parameter_shapes(config: TransformerConfig) -> dict[str, Shape]:
@@ -28,6 +31,8 @@ def parameter_shapes(config: TransformerConfig) -> dict[str, Shape]:
     shapes |= _stack_shapes("", config.num_decoder_layers if both else config.num_layers, config, cross=both)
     if config.pooler:
         shapes |= _linear_shapes("pooler", (width, width), config)
+    if config.next_sentence:
+        shapes |= _linear_shapes("next_sentence", (2, width), config)
     if config.head_transform:
         shapes |= _linear_shapes("head_dense", (width, width), config) | _norm_shapes("head_norm", config)
     if not config.tied_embeddings:
@@ -78,6 +83,18 @@ def _norm_shapes(name: str, config: TransformerConfig) -> dict[str, Shape]:
     if config.norm == "layernorm" and config.bias:
         shapes[f"{name}.bias"] = (config.width,)
     return shapes
+
+
+def check_tables(config: TransformerConfig, where: str) -> None:
+    """Refuse a context whose position tables, which are computed and in no file, are out of proportion to the model."""
+    widths = {"rope": config.head_width, "sinusoidal": config.width, "sinusoidal_halves": config.width}
+    table_bytes = 4 * config.context * widths.get(config.positions, 0)
+    model_bytes = 4 * count_parameters(config).total
+    if table_bytes > max(_TABLE_BYTES, model_bytes):
+        raise BadInputError(
+            f"{where}: its config claims a context of {config.context} positions, whose tables take "
+            f"{table_bytes >> 20} MiB, more than the model itself ({model_bytes >> 20} MiB); correct the context"
+        )
 
 
 def check_depth(num_layers: int, found: Mapping[str, Shape], where: str) -> None:

@@ -49,6 +49,8 @@ def compare_with_transformers(directory: Path, ids: Sequence[int]) -> float:
             theirs_btv = theirs(input_ids=ids_bt, decoder_input_ids=ids_bt.flip(-1)).logits
         elif _headless(config):
             theirs_btv = theirs(ids_bt).last_hidden_state
+        elif config.next_sentence:
+            theirs_btv = theirs(ids_bt).prediction_logits
         else:
             theirs_btv = theirs(ids_bt).logits
     return float((ours_btv - theirs_btv).abs().max())
@@ -80,7 +82,8 @@ def open_with_transformers(directory: Path) -> Any:
     import transformers
     from transformers.utils import logging
 
-    opener: Any = getattr(transformers, "AutoModel" if _headless(config) else _OPENERS[config.kind])
+    name = "AutoModelForPreTraining" if config.next_sentence else _OPENERS[config.kind]
+    opener: Any = getattr(transformers, "AutoModel" if _headless(config) else name)
     options = {"add_pooling_layer": config.pooler} if _headless(config) else {}
     bars: Any = logging
     had_bars = bars.is_progress_bar_enabled()

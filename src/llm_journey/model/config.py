@@ -18,6 +18,7 @@ _ONLY_IN: dict[str, tuple[KindName, ...]] = {
     "sliding_window": ("decoder",),
     "token_types": ("encoder",),
     "pooler": ("encoder",),
+    "next_sentence": ("encoder",),
     "head_transform": ("encoder",),
     "head_bias": ("encoder", "encoder_decoder"),
     "num_decoder_layers": ("encoder_decoder",),
@@ -36,8 +37,8 @@ class TransformerConfig:
     What only some kinds have. token_types: kinds of segment that a token can belong to (BERT's sentence A and B; 0:
     none). num_decoder_layers: of an encoder-decoder, whose encoder has num_layers (default as many). embedding_norm: a
     norm on the embeddings' sum. embedding_scale: token embeddings times sqrt(D) (Vaswani et al. 2017, section 3.4).
-    pooler: tanh of a linear map of the first position. head_transform: linear, activation and norm before the head.
-    head_bias: one number added to each logit.
+    pooler: tanh of a linear map of the first position; next_sentence: two logits of that. head_transform: linear,
+    activation and norm before the head. head_bias: one number added to each logit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -67,6 +68,7 @@ class TransformerConfig:
     embedding_norm: bool = False
     embedding_scale: bool = False
     pooler: bool = False
+    next_sentence: bool = False
     head_transform: bool = False
     head_bias: bool = False
 
@@ -102,6 +104,7 @@ class TransformerConfig:
         for name, kinds in _ONLY_IN.items():
             chosen = getattr(self, name) not in (0, False, None)
             _require(not chosen or self.kind in kinds, f"{name} belongs to kind {' or '.join(kinds)}, not {self.kind}")
+        _require(self.pooler or not self.next_sentence, "next_sentence needs a pooler (pooler = true)")
         if self.kind == "encoder_decoder" and self.num_decoder_layers == 0:
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
 

@@ -44,7 +44,8 @@ def count_parameters(config: TransformerConfig) -> ParameterCount:
         blocks=depth * (attention + mlp) + crossings * attention,
         head=(0 if config.tied_embeddings else config.vocab_size * width)
         + (config.vocab_size if config.head_bias else 0)
-        + (int(config.head_transform) + int(config.pooler)) * square,
+        + (int(config.head_transform) + int(config.pooler)) * square
+        + int(config.next_sentence) * 2 * (width + bias),
         norms=depth * (2 * norm + qk_norm) + crossings * (norm + qk_norm) + outer_norms * norm,
     )
 

@@ -21,6 +21,7 @@ class Encoder(Transformer):
         self.blocks = nn.ModuleList(Block(config, index, attention, causal=False) for index in range(config.num_layers))
         self.norm = final_norm(config)
         self.pooler = nn.Linear(config.width, config.width, bias=config.bias) if config.pooler else None
+        self.next_sentence = nn.Linear(config.width, 2, bias=config.bias) if config.next_sentence else None
         self._finish()
 
     def forward(
@@ -76,3 +77,13 @@ class Encoder(Transformer):
         if self.pooler is None:
             raise BadInputError("the model has no pooler (pooler = false); take the mean of its hidden states instead")
         return torch.tanh(self.pooler(hidden_btd[:, 0]))
+
+    def next_sentence_logits(self, hidden_btd: Tensor) -> Tensor:
+        """(B, 2): that the second text follows the first, and that it does not (Devlin et al. 2019, section 3.1).
+
+        Raises BadInputError where the model has no such head.
+        """
+        if self.next_sentence is None:
+            raise BadInputError("the model has no next-sentence head (next_sentence = false)")
+        result: Tensor = self.next_sentence(self.pooled(hidden_btd))
+        return result

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm_journey.checkpoint.families import bert, gpt2, llama, marian, qwen3
 from llm_journey.checkpoint.families.family import ConfigReader, Family
-from llm_journey.checkpoint.shapes import check_depth, check_shapes
+from llm_journey.checkpoint.shapes import check_depth, check_shapes, check_tables
 from llm_journey.checkpoint.tensor_files import Shape
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.config import TransformerConfig
@@ -68,6 +68,7 @@ def stored_names(family: Family, config: TransformerConfig, found: Mapping[str, 
     expected = family.shapes(config)
     derived = {name: item.shape for name, item in family.derived(config).items() if name in names}
     check_shapes(derived | expected, {name: found[stored] for name, stored in names.items()}, where)
+    check_tables(config, where)
     return names
 
 

@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2019) as Hugging Face stores it: post-norm, learned positions, token types, biases everywhere.
 
-Two architectures: BertModel (the encoder alone, with or without its pooler; sentence-transformers' files are such) and
-BertForMaskedLM (with the head that guesses masked tokens). Which parts there are shows in the file's tensors. Left out:
-the next-sentence head of BertForPreTraining, which RoBERTa (Liu et al. 2019) showed to be of no use.
+Three architectures: BertModel (the encoder alone, with or without its pooler; sentence-transformers' files are such),
+BertForMaskedLM (with the head that guesses masked tokens), and BertForPreTraining (with pooler and next-sentence head
+too: Google's own files). Which parts there are shows in the file's tensors.
 
 The names kept here begin with "bert."; files of BertModel leave that out. Older files call a norm's weight and bias
 gamma and beta, and hold the position numbers as a buffer.
@@ -28,6 +28,8 @@ _OUTER = {
     "embed_norm.bias": "bert.embeddings.LayerNorm.bias",
     "pooler.weight": "bert.pooler.dense.weight",
     "pooler.bias": "bert.pooler.dense.bias",
+    "next_sentence.weight": "cls.seq_relationship.weight",
+    "next_sentence.bias": "cls.seq_relationship.bias",
     "head_dense.weight": "cls.predictions.transform.dense.weight",
     "head_dense.bias": "cls.predictions.transform.dense.bias",
     "head_norm.weight": "cls.predictions.transform.LayerNorm.weight",
@@ -59,11 +61,9 @@ _HEADED = ("BertForMaskedLM", "BertForPreTraining")
 
 
 def _fits(config: TransformerConfig) -> bool:
-    # BertForMaskedLM has no pooler, and BertForPreTraining has one head more.
-    one_head = config.head_transform == config.head_bias and not (config.head_transform and config.pooler)
     return (
         config.kind == "encoder"
-        and one_head
+        and _architecture(config) is not None
         and config.norm == "layernorm"
         and config.norm_placement == "post"
         and config.positions == "learned"
@@ -79,10 +79,22 @@ def _fits(config: TransformerConfig) -> bool:
     )
 
 
+def _architecture(config: TransformerConfig) -> str | None:
+    """Hugging Face's name for what stands on top of the blocks, None where it has none."""
+    match (config.head_transform, config.head_bias, config.pooler, config.next_sentence):
+        case (False, False, _, False):
+            return "BertModel"
+        case (True, True, False, False):
+            return "BertForMaskedLM"
+        case (True, True, True, True):
+            return "BertForPreTraining"
+    return None
+
+
 def _write_config(config: TransformerConfig) -> dict[str, Any]:
     return {
         "model_type": "bert",
-        "architectures": ["BertForMaskedLM" if config.head_transform else "BertModel"],
+        "architectures": [_architecture(config)],
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "num_hidden_layers": config.num_layers,
@@ -107,8 +119,10 @@ def _read_config(reader: ConfigReader) -> TransformerConfig:
     width, num_heads = reader.size("hidden_size"), reader.size("num_attention_heads")
     if width % num_heads:
         raise reader.error("num_attention_heads", f"a divisor of hidden_size = {width}")
-    architectures = reader.values.get("architectures")
-    headed = isinstance(architectures, list) and any(name in _HEADED for name in architectures)
+    named = reader.values.get("architectures")
+    architectures = named if isinstance(named, list) else []
+    headed = any(name in _HEADED for name in architectures)
+    whole = "BertForPreTraining" in architectures
     return reader.transformer(
         kind="encoder",
         vocab_size=reader.size("vocab_size"),
@@ -130,14 +144,17 @@ def _read_config(reader: ConfigReader) -> TransformerConfig:
         embedding_norm=True,
         head_transform=headed,
         head_bias=headed,
+        pooler=whole,
+        next_sentence=whole,
     )
 
 
 def _complete(config: TransformerConfig, names: Collection[str]) -> TransformerConfig:
     """config.json does not say whether there is a pooler, and tools leave `architectures` as they found it."""
     headed = config.head_transform or any(name.startswith("cls.predictions.") for name in names)
-    pooler = any(name.startswith("bert.pooler.") for name in names)
-    return replace(config, head_transform=headed, head_bias=headed, pooler=pooler)
+    next_sentence = any(name.startswith("cls.seq_relationship.") for name in names)
+    pooler = next_sentence or any(name.startswith("bert.pooler.") for name in names)
+    return replace(config, head_transform=headed, head_bias=headed, pooler=pooler, next_sentence=next_sentence)
 
 
 def _rename(name: str) -> str:
