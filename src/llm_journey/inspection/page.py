@@ -242,7 +242,8 @@ gives what the model's own kernel gave, to within {{ "%.1e" | format(found.map_e
 <h2>Logit lens</h2>
 <p class="soft">The model's final norm and head on what each layer leaves behind: what it would predict if it ended
 there. {% if found.causal %}Each column predicts the token after it; a bar at the left marks the right one.
-{% else %}Each column predicts its own token, which the model sees.{% endif %} Darker is more probable.</p>
+{% else %}Each column predicts its own token, which the model sees.{% endif %}
+The stronger the colour, the more probable.</p>
 <fieldset><button type="button" class="step" id="lens-back">‹ earlier</button>
 <button type="button" class="step" id="lens-on">later ›</button> <span id="lens-at"></span></fieldset>
 <div class="scroll"><table id="lens"></table></div>
