@@ -41,9 +41,7 @@ def list_foundations(as_json: Json = False) -> None:
 def plot(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...", help="Which pictures; all of them where none is named.", show_default=False
-        ),
+        typer.Argument(metavar="NAME", help="Which pictures; all of them where none is named.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the PNG files go.")] = Path("foundations"),
     as_json: Json = False,
