@@ -46,6 +46,7 @@ def test_help_shows_two_examples(path: tuple[str, ...], journey: Journey) -> Non
 def test_the_grammar_is_the_agreed_one() -> None:
     agreed = {
         *("data list", "data pull", "data prepare", "data show", "models list", "models pull"),
+        *("models show", "models import", "export"),
         *("tokenizer train", "tokenizer show", "runs list", "runs show", "runs compare"),
         *("train", "generate", "chat", "report", "doctor", "clean", "quickstart"),
     }

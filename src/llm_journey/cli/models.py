@@ -1,16 +1,17 @@
-"""`journey models`: models by name."""
+"""`journey models`: models by name, what they are made of, and models from elsewhere."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llm_journey.cli import completion
-from llm_journey.cli.options import Json, examples
+from llm_journey.cli.options import Json, Model, examples
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Models of the catalog: list, pull.",
+    help="Models: list, pull, show, import.",
     epilog=examples("journey models list", "journey models pull smollm2-135m-instruct"),
 )
 
@@ -45,3 +46,44 @@ def pull(
     from llm_journey.cli.catalog import pull_item
 
     pull_item(name, ["model"], as_json)
+
+
+@app.command(epilog=examples("journey models show smollm2-135m-instruct", "journey models show ./model.gguf --json"))
+def show(model: Model, as_json: Json = False) -> None:
+    """Show what a model is made of: its shape, its parameters, how they are stored."""
+    from llm_journey.app.imports import describe_model
+    from llm_journey.cli.output import show_facts
+    from llm_journey.core.console import print_json
+
+    found = describe_model(model)
+    if as_json:
+        print_json(found.describe())
+    else:
+        show_facts(found.rows())
+
+
+@app.command(
+    name="import",
+    epilog=examples(
+        "journey models import ./model.gguf --to model", "journey models import Qwen/Qwen3-0.6B --to qwen3 --json"
+    ),
+)
+def import_model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A GGUF file, a Hugging Face folder, a hub id, a catalog name.", show_default=False
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A new folder.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Bring a model from elsewhere into a folder that every command opens."""
+    from llm_journey.app.imports import import_model as bring
+    from llm_journey.core.console import output, print_json
+
+    folder = bring(source, to)
+    if as_json:
+        print_json({"source": source, "path": str(folder)})
+    else:
+        output().print(str(folder), markup=False, soft_wrap=True)

@@ -37,8 +37,9 @@ def dequantize(kind: TensorType, data: Bytes) -> Floats:
     blocks = data.reshape(-1, kind.size)
     result = np.empty((len(blocks), kind.block), dtype=np.float32)
     step = max(1, _CHUNK // kind.block)
-    for start in range(0, len(blocks), step):
-        result[start : start + step] = _READ[kind.name](blocks[start : start + step])
+    with np.errstate(invalid="ignore"):  # a damaged scale may be infinite; what it makes is no number either
+        for start in range(0, len(blocks), step):
+            result[start : start + step] = _READ[kind.name](blocks[start : start + step])
     return result.reshape(-1)
 
 

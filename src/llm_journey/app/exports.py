@@ -1,0 +1,298 @@
+"""Models out: a folder that transformers opens, or a GGUF file that llama.cpp runs, each with its certificate.
+
+An export is a folder, written whole or not at all:
+
+    config.json, model.safetensors, tokenizer.json ...   --to hf
+    NAME-TYPE.gguf, Modelfile                            --to gguf (Modelfile: for ollama)
+    certificate.json                                     what was compared, and how far it is from the source
+    README.md                                            the card: the certificate in words, and the source's own card
+
+What was written is opened again and set beside the source in float32 on fixed texts; over a bound, nothing is left.
+"""
+
+import datetime
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, open_model
+from llm_journey.core import files, lineage
+from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llm_journey.evaluation.agreement import Agreement
+
+CERTIFICATE, MODELFILE, CARD = "certificate.json", "Modelfile", "README.md"
+FORMATS = ("hf", "gguf")
+# Bounds of an export. Folders: float32 sums taken in another order. GGUF: mean KL in nats. The quickstart's model
+# measures 2e-7 (f16), 9e-5 (q8_0), 8e-3 (q4_1), 9e-3 (q4_0); SmolLM2-135M, already on Q4_1's grid, 3e-6, 2e-3, 0 and 0.56.
+LOGIT_BOUND = 1e-4
+KL_BOUNDS = {"f16": 1e-4, "q8_0": 1e-2, "q4_1": 0.1, "q4_0": 1.0}
+_TEXTS = (
+    "The city lies at the mouth of a river, and its harbour has been in use since the thirteenth century.",
+    "Water boils at a lower temperature on a mountain, because the air above it weighs less.",
+    "She opened the letter, read it twice, and put it back into the drawer without a word.",
+    "In 1905 four papers appeared that changed how physicists think about space, time and light.",
+    "To make the dough, mix 500 grams of flour with water, salt and a little yeast; let it rest for an hour.",
+    "def add(first, second):\n    return first + second\n",
+    "The committee met on Tuesday. It discussed the budget, the roof of the library and the new bus line.",
+    "What is the capital of France? And which river flows through it?",
+    "The species is found in wet forests, where it feeds on insects, seeds and the fruit of palms.",
+    "He was born in a small village in the north, the third of five children of a carpenter.",
+    "A prime number has exactly two divisors: 1 and itself. The first ones are 2, 3, 5, 7 and 11.",
+    "Le train part à sept heures du matin, et il arrive à midi.",
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export: its folder, its main file, and what its certificate says."""
+
+    folder: Path
+    file: Path
+    certificate: dict[str, Any]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, value) rows that describe it."""
+        found = self.certificate
+        return [
+            ("Written", str(self.file)),
+            ("Size", f"{found['bytes'] / 1e6:,.1f} MB"),
+            ("Compared", found["compared"]),
+            ("Largest logit difference", f"{found['largest_logit_difference']:.1e}"),
+            ("Same most likely token", f"{found['greedy_agreement']:.2%} of {found['positions']} positions"),
+            ("Mean KL", f"{found['mean_kl']:.1e} nats"),
+            ("Certificate", str(self.folder / CERTIFICATE)),
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The export as JSON values."""
+        return {"folder": str(self.folder), "file": str(self.file), "certificate": self.certificate}
+
+
+def export_model(name_or_path: str, to: str, out: Path, *, type: str = "f16", licence: str | None = None) -> Export:
+    """Write a model as `to` ("hf" or "gguf") into the new folder `out`, certified.
+
+    type: of a GGUF file's matrices (f16, q8_0, q4_0, q4_1). licence: of the weights, where the source names none.
+    Raises BadInputError for what cannot be asked, JourneyError where the export is over its bound: nothing is left.
+    """
+    if to not in FORMATS:
+        raise unknown_name("export format", to, FORMATS)
+    from llm_journey.checkpoint import tensor_files
+
+    _check_target(out)
+    model = open_model(name_or_path)
+    write = _write_folder if to == "hf" else _write_gguf
+    with tensor_files.writing(out), files.new_directory(out) as temporary:
+        name, certificate = write(model, temporary, type)
+        certificate = {"model": model.name, "format": to, **certificate, **_file_facts(temporary / name)}
+        files.write_json(temporary / CERTIFICATE, certificate)
+        files.write_text(temporary / CARD, _card(model, name, certificate, _licence(model, name_or_path, licence)))
+    return Export(out, out / name, certificate)
+
+
+def _check_target(out: Path) -> None:
+    if out.suffix == GGUF_SUFFIX:
+        raise BadInputError(f"{out}: --out names a folder; the file in it is named after the model and its type")
+    if out.exists() and not out.is_dir():
+        raise BadInputError(f"{out}: a file is in the way; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / CERTIFICATE).is_file():
+        raise BadInputError(f"{out}: holds files that are no export; choose a new folder")
+
+
+def _write_folder(model: LanguageModel, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
+    """A folder in Hugging Face layout, and transformers' logits of it beside ours."""
+    from llm_journey.app.imports import write_model_folder
+    from llm_journey.checkpoint.families import FAMILIES, family_of
+    from llm_journey.checkpoint.verify import open_with_transformers
+
+    family = family_of(model.decoder.config)
+    if family is None:
+        raise BadInputError(f"{model.name}: its choices fit none of {', '.join(FAMILIES)}; transformers cannot open it")
+    write_model_folder(model.directory, folder)
+    theirs = open_with_transformers(folder)
+    agreement = _compare(model, lambda ids_bt: theirs(ids_bt).logits)
+    _require(agreement.largest_logit_difference, LOGIT_BOUND, "the largest logit difference to transformers")
+    version = lineage.versions()["transformers"]
+    compared = f"{model.name} in float32 with this folder opened by transformers {version}"
+    return "model.safetensors", _findings(compared, agreement, {"largest_logit_difference": LOGIT_BOUND})
+
+
+def _write_gguf(model: LanguageModel, folder: Path, type: str) -> tuple[str, dict[str, Any]]:
+    """A GGUF file, and its logits, read back from the file, beside the model's own."""
+    from llm_journey.checkpoint.gguf.model import FILE_TYPES, build_decoder, read_gguf, write_gguf
+
+    if type not in FILE_TYPES:
+        raise unknown_name("GGUF type", type, FILE_TYPES)
+    name = f"{model.name.removesuffix(GGUF_SUFFIX)}-{type}{GGUF_SUFFIX}"
+    write_gguf(
+        model.decoder,
+        model.tokenizer,
+        folder / name,
+        type=type,
+        generation=model.defaults,
+        facts={"name": model.name},
+    )
+    found = read_gguf(folder / name)
+    _require_same_text(model, found.tokenizer)
+    agreement = _compare(model, build_decoder(found))
+    _require(agreement.mean_kl, KL_BOUNDS[type], f"the mean KL of {type}")
+    if type == "f16":
+        _require(1 - agreement.decided_agreement, 0.0, "the share of positions whose decided token changed")
+    files.write_text(folder / MODELFILE, _modelfile(model, name))
+    compared = f"{model.name} in float32 with this file, read back and computed in float32"
+    return name, {"type": type, **_findings(compared, agreement, {"mean_kl": KL_BOUNDS[type]})}
+
+
+def _compare(model: LanguageModel, other: "Callable[[Tensor], Tensor]") -> "Agreement":
+    """The source's logits and another's, on the fixed texts and as the same texts in a chat."""
+    import torch
+
+    from llm_journey.evaluation.agreement import compare_logits
+
+    def pairs() -> "Iterator[tuple[Tensor, Tensor]]":
+        for ids in _probes(model):
+            ids_bt = torch.tensor([ids])
+            yield model.decoder(ids_bt)[0], other(ids_bt)[0]
+
+    with torch.inference_mode():
+        return compare_logits(pairs())
+
+
+def _probes(model: LanguageModel) -> Iterator[list[int]]:
+    from llm_journey.tokenizer.chat_template import encode_chat
+
+    context = model.decoder.config.context
+    for text in _TEXTS:
+        yield model.tokenizer.encode(text)[:context]
+        if model.tokenizer.chat_template is not None:
+            yield encode_chat(model.tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)[
+                :context
+            ]
+
+
+def _require_same_text(model: LanguageModel, written: Any) -> None:
+    """The file's tokenizer must cut text alike, and its template must write a chat alike."""
+    from llm_journey.tokenizer.chat_template import render_chat
+
+    same = all(model.tokenizer.encode(text) == written.encode(text) for text in _TEXTS)
+    if model.tokenizer.chat_template is not None:
+        chat = [{"role": "user", "content": _TEXTS[0]}]
+        first, second = (render_chat(item, chat, add_generation_prompt=True) for item in (model.tokenizer, written))
+        same = same and first == second
+    if not same:
+        raise JourneyError("the tokenizer in the GGUF file gives other ids than the model's own; nothing is written")
+
+
+def _require(value: float, bound: float, what: str) -> None:
+    if not value <= bound:  # NaN fails too
+        raise JourneyError(f"{what} is {value:.2e}, over the bound {bound:.0e}; the export is not written")
+
+
+def _findings(compared: str, agreement: "Agreement", bounds: dict[str, float]) -> dict[str, Any]:
+    return {
+        "compared": compared,
+        "texts": len(_TEXTS),
+        **agreement.describe(),
+        "bounds": bounds,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": lineage.versions(),
+    }
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+
+
+def _modelfile(model: LanguageModel, name: str) -> str:
+    """What `ollama create` reads. Where the template is ChatML, it is spelled out in ollama's own language."""
+    lines = [f"FROM ./{name}"]
+    system = _chatml_system(model)
+    if system is not None:
+        lines += [
+            'TEMPLATE """{{- if .System }}<|im_start|>system',
+            "{{ .System }}<|im_end|>",
+            "{{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}",
+            "{{ .Content }}<|im_end|>",
+            "{{ end }}<|im_start|>assistant",
+            '"""',
+            *([f'SYSTEM """{system}"""'] if system else []),
+        ]
+    ends = {model.tokenizer.id_to_bytes(token).decode("utf-8", "replace") for token in model.stop_ids}
+    lines += [f'PARAMETER stop "{text}"' for text in sorted(ends)]
+    theirs = {"repetition_penalty": "repeat_penalty", "max_new_tokens": "num_predict"}
+    lines += [f"PARAMETER {theirs.get(key, key)} {value}" for key, value in model.defaults.items()]
+    lines.append(f"PARAMETER num_ctx {model.decoder.config.context}")
+    return "\n".join(lines) + "\n"
+
+
+def _chatml_system(model: LanguageModel) -> str | None:
+    """The system message that a ChatML template adds ("" for none); None where the template is another one."""
+    from llm_journey.tokenizer.chat_template import render_chat
+
+    if model.tokenizer.chat_template is None:
+        return None
+    text = render_chat(model.tokenizer, [{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    before, found, _ = text.rpartition("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+    if not found or not text.endswith(found):
+        return None
+    system = before.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>\n")
+    return system if before in ("", f"<|im_start|>system\n{system}<|im_end|>\n") and '"""' not in system else None
+
+
+def _licence(model: LanguageModel, name_or_path: str, asked: str | None) -> str:
+    """The licence of the weights: what the person says, what the catalog or the source's own card says."""
+    from llm_journey.datasets.catalog import CATALOG
+
+    if asked:
+        return asked
+    if name_or_path in CATALOG:
+        return CATALOG[name_or_path].licence
+    for line in _source_card(model).splitlines():
+        key, _, value = line.partition(":")
+        if key == "license" and value.strip():
+            return value.strip()
+    return "not stated by its source"
+
+
+def _source_card(model: LanguageModel) -> str:
+    path = model.directory / CARD
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _card(model: LanguageModel, name: str, certificate: dict[str, Any], licence: str) -> str:
+    """The certificate for people. The source's own card follows, without its metadata block."""
+    config = model.decoder.config
+    shape = f"{config.num_layers} layers, {config.width} wide, {config.num_heads} heads, {config.context:,} tokens"
+    parameters = sum(parameter.numel() for parameter in model.decoder.parameters())
+    if name.endswith(GGUF_SUFFIX):
+        use = f"llama-cli -m {name}\nollama create {model.name} -f {MODELFILE}"
+    else:
+        use = 'journey generate . "The city of"   # or transformers: AutoModelForCausalLM.from_pretrained(".")'
+    bounds = ", ".join(f"{key} <= {value:g}" for key, value in certificate["bounds"].items())
+    sections = [
+        f"---\nlicense: {licence}\npipeline_tag: text-generation\ntags: [llm-journey]\n---",
+        f"# {model.name}",
+        f"{parameters:,} parameters: {shape}. Licence of the weights: {licence}.",
+        f"## Use\n\n```\n{use}\n```",
+        f"## Certificate\n\nCompared: {certificate['compared']}, at {certificate['positions']} positions of "
+        f"{certificate['texts']} fixed texts. Bound: {bounds}.\n\n{_table(certificate)}",
+    ]
+    _, _, body = _source_card(model).removeprefix("---\n").partition("\n---\n")
+    if body.strip():
+        sections.append(f"## The source's own card\n\n{body.strip()}")
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(certificate: dict[str, Any]) -> str:
+    rows = [
+        ("largest logit difference", f"{certificate['largest_logit_difference']:.2e}"),
+        ("same most likely token", f"{certificate['greedy_agreement']:.2%}"),
+        ("the same where the lead exceeds 0.05", f"{certificate['decided_agreement']:.2%}"),
+        ("mean KL, nats", f"{certificate['mean_kl']:.2e}"),
+        ("largest KL, nats", f"{certificate['largest_kl']:.2e}"),
+    ]
+    return "\n".join(["| measure | value |", "| --- | ---: |", *(f"| {name} | {value} |" for name, value in rows)])

@@ -1,0 +1,186 @@
+"""Models in: a GGUF file, a Hugging Face folder or a hub id becomes a model folder; and what a model is made of.
+
+A folder's files are taken over byte for byte once they have been read and found whole; a GGUF file is written out in
+float32. Nothing of a source is run, and no pickle is opened.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_journey.app.language_model import GGUF_SUFFIX, find_model
+from llm_journey.core import files
+from llm_journey.core.errors import BadInputError, JourneyError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# What a model folder may consist of; anything else of a source (other frameworks' weights, code) is left behind.
+KNOWN_FILES = (
+    "config.json",
+    "model.safetensors",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "source.spm",
+    "target.spm",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "2_Normalize/config.json",
+    "README.md",
+    "recipe.yaml",
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model is made of, without opening its text side. types: how many tensors are stored as what."""
+
+    path: Path
+    config: Mapping[str, Any]
+    parameters: int
+    types: Mapping[str, int]
+    num_bytes: int
+    certificate: Mapping[str, Any] | None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, value) rows that describe it."""
+        stored = ", ".join(f"{count} x {name}" for name, count in self.types.items())
+        rows = [("Lies at", str(self.path)), ("Parameters", f"{self.parameters:,}")]
+        rows += [("Stored as", f"{stored}; {self.num_bytes / 1e6:,.1f} MB")]
+        rows += [(key, str(value)) for key, value in self.config.items()]
+        if self.certificate is not None:
+            rows += [("Certificate", str(self.certificate.get("compared")))]
+        return rows
+
+    def describe(self) -> dict[str, Any]:
+        """The facts as JSON values."""
+        return {
+            "path": str(self.path),
+            "parameters": self.parameters,
+            "types": dict(self.types),
+            "bytes": self.num_bytes,
+            "config": dict(self.config),
+            "certificate": self.certificate,
+        }
+
+
+def import_model(source: str, target: Path) -> Path:
+    """Bring `source` (a GGUF file, a folder, a catalog name, a hub id) into the new model folder `target`.
+
+    Raises BadInputError naming what is wrong with the source: a tensor missing or left over, a shape, a pickle.
+    """
+    from llm_journey.checkpoint import tensor_files
+
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BadInputError(f"{target}: is not empty; choose a new folder")
+    path = _fetch(source) if _is_hub_id(source) else find_model(source)
+    with tensor_files.writing(target), files.new_directory(target) as temporary:
+        write_model_folder(path, temporary)
+    return target
+
+
+def write_model_folder(source: Path, folder: Path) -> None:
+    """The files of `source`, a model folder or a GGUF file, into a folder that exists, once it is found whole."""
+    from llm_journey.checkpoint import model_folder
+    from llm_journey.tokenizer import io
+
+    if source.suffix == GGUF_SUFFIX:
+        from llm_journey.checkpoint.gguf.model import build_decoder, read_gguf
+
+        found = read_gguf(source)
+        decoder = build_decoder(found)
+        model_folder.write_model_files(decoder, folder, tokenizer=found.tokenizer, generation=found.generation)
+        return
+    model_folder.load_state(source)
+    if (source / io.TOKENIZER_FILE).is_file():
+        io.load(source)
+    for name in KNOWN_FILES:
+        if (source / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+
+
+def describe_model(name_or_path: str) -> ModelFacts:
+    """What a model is made of: its configuration and its tensors, every name and shape checked."""
+    from llm_journey.core.config import dump
+
+    path = find_model(name_or_path)
+    if path.suffix == GGUF_SUFFIX:
+        return _describe_gguf(path)
+    from llm_journey.checkpoint.model_folder import load_state
+
+    config, state = load_state(path)
+    types = _count(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+    weights = path / "model.safetensors"
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return ModelFacts(path, dump(config), parameters, types, weights.stat().st_size, _certificate_of(path))
+
+
+def _describe_gguf(path: Path) -> ModelFacts:
+    import math
+
+    from llm_journey.checkpoint.gguf import names
+    from llm_journey.checkpoint.gguf.model import shapes_of
+    from llm_journey.checkpoint.gguf.reader import GgufFile
+    from llm_journey.core.config import dump
+
+    file = GgufFile(path)
+    _, config = names.read_config(file.metadata, shapes_of(file), str(path))
+    types = _count(facts.kind.name for facts in file.tensors.values())
+    parameters = sum(math.prod(facts.shape) for facts in file.tensors.values())
+    return ModelFacts(path, dump(config), parameters, types, path.stat().st_size, _certificate_of(path.parent))
+
+
+def _count(names: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _certificate_of(folder: Path) -> dict[str, Any] | None:
+    from llm_journey.checkpoint.tensor_files import read_json
+
+    path = folder / "certificate.json"
+    return read_json(path) if path.is_file() else None
+
+
+def _is_hub_id(source: str) -> bool:
+    return bool(_HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
+
+
+def _fetch(identifier: str) -> Path:
+    """The files of a hub repository that a model folder may consist of, in the shared Hugging Face cache."""
+    import os
+
+    from llm_journey.datasets.hub import hub_cache_dir, hub_is_offline, hub_is_reachable
+
+    if hub_is_offline():
+        raise JourneyError(f"{identifier}: the Hugging Face hub is not asked (HF_HUB_OFFLINE is set)")
+    if not hub_is_reachable():
+        raise JourneyError(
+            f"{identifier}: the Hugging Face hub cannot be reached; give a folder or a GGUF file instead"
+        )
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            identifier,
+            allow_patterns=list(KNOWN_FILES),
+            cache_dir=hub_cache_dir(),
+            etag_timeout=5,
+            endpoint=os.environ.get("HF_ENDPOINT") or None,
+        )
+    except Exception as error:  # huggingface_hub documents no closed set of errors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise JourneyError(f"{identifier}: the Hugging Face hub did not serve it ({reason})") from None
+    return Path(folder)

@@ -1,0 +1,44 @@
+"""`journey export`: a model for other programs, with its certificate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llm_journey.cli.options import Json, Model, examples
+
+EXPORT_EXAMPLES = examples(
+    "journey export quickstart --to gguf --type q8_0 --out quickstart-gguf",
+    "journey export smollm2-135m-instruct --to hf --out smollm2",
+)
+
+
+def export(
+    model: Model,
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="hf|gguf", help="transformers' folder, or llama.cpp's file.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.", show_default=False)],
+    type_: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="Of a GGUF file's matrices: f16, q8_0, q4_1 or q4_0.")
+    ] = "f16",
+    licence: Annotated[
+        str | None, typer.Option("--licence", metavar="TEXT", help="Of the weights, where the source names none.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model for transformers, or for llama.cpp and ollama.
+
+    What was written is opened again and compared with the model; the result lies beside it in certificate.json. Over
+    its bound, nothing is written.
+    """
+    from llm_journey.app.exports import export_model
+    from llm_journey.cli.output import show_facts
+    from llm_journey.core.console import print_json
+
+    exported = export_model(model, to, out, type=type_, licence=licence)
+    if as_json:
+        print_json(exported.describe())
+    else:
+        show_facts(exported.rows())

@@ -1,0 +1,189 @@
+"""Models out and in: certificates, bounds, what is left after a failure, and the commands."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import llm_journey
+from command_line import Journey, files_under
+from gguf_files import random_model, tiny_tokenizer
+from llm_journey.app import exports
+from llm_journey.app.exports import Export, export_model
+from llm_journey.app.imports import describe_model, import_model
+from llm_journey.app.language_model import open_model
+from llm_journey.checkpoint.gguf.model import write_gguf
+from llm_journey.checkpoint.model_folder import save_model
+from llm_journey.core.errors import BadInputError, JourneyError
+
+QUIET = {"temperature": 0, "max_new_tokens": 8}
+
+
+def only_file(folder: Path, ending: str) -> Path:
+    (found,) = folder.glob(f"*{ending}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(trained_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The run `rivers` as a Q8_0 file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JOURNEY_HOME", str(trained_home))
+        return export_model("rivers", "gguf", tmp_path_factory.mktemp("exports") / "new", type="q8_0")
+
+
+def test_an_export_holds_file_certificate_card_and_modelfile(exported: Export) -> None:
+    names = sorted(files_under(exported.folder))
+    assert names == ["Modelfile", "README.md", "certificate.json", "rivers-q8_0.gguf"]
+    certificate = json.loads((exported.folder / "certificate.json").read_text(encoding="utf-8"))
+    assert certificate == exported.certificate
+    assert certificate["sha256"] == hashlib.sha256(exported.file.read_bytes()).hexdigest()
+    assert certificate["bytes"] == exported.file.stat().st_size
+    assert 0 < certificate["mean_kl"] <= certificate["bounds"]["mean_kl"]
+    assert certificate["positions"] > 100 and certificate["type"] == "q8_0"
+    card = (exported.folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: ") and "## Certificate" in card and "## The source's own card" in card
+    assert f"{certificate['mean_kl']:.2e}" in card
+
+
+def test_the_modelfile_says_how_to_talk(exported: Export) -> None:
+    text = (exported.folder / "Modelfile").read_text(encoding="utf-8")
+    assert text.startswith("FROM ./rivers-q8_0.gguf\nTEMPLATE ")
+    assert 'PARAMETER stop "<|im_end|>"\n' in text and 'PARAMETER stop "<|endoftext|>"\n' in text
+    assert text.endswith("PARAMETER num_ctx 32\n")
+
+
+def test_an_exported_file_opens_like_any_model(exported: Export, shared_home: Path) -> None:
+    """By its file, and by its folder; the text side is the run's own."""
+    opened, source = open_model(str(exported.file)), open_model("rivers")
+    assert opened.tokenizer.fingerprint == source.tokenizer.fingerprint
+    assert llm_journey.load(exported.folder).generate("The river", **QUIET) == opened.generate("The river", **QUIET)
+    assert opened.stop_ids == source.stop_ids
+
+
+def test_over_its_bound_an_export_leaves_nothing(
+    shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted error: one matrix of the written file is not the model's."""
+    from llm_journey.checkpoint.gguf import model as gguf_model
+
+    read = gguf_model.read_gguf
+    monkeypatch.setattr(gguf_model, "read_gguf", lambda path: spoil(read(path)))
+
+    def spoil(found: gguf_model.GgufModel) -> gguf_model.GgufModel:
+        found.state["blocks.0.mlp.up.weight"] = found.state["blocks.0.mlp.up.weight"].flip(0) * 3
+        return found
+
+    with pytest.raises(
+        JourneyError, match=r"the mean KL of f16 is .*, over the bound 1e-04; the export is not written"
+    ):
+        export_model("rivers", "gguf", tmp_path / "new", type="f16")
+    assert files_under(tmp_path) == []
+
+
+def test_a_folder_for_transformers_is_certified(shared_home: Path, tmp_path: Path) -> None:
+    done = export_model("rivers", "hf", tmp_path / "new")
+    assert done.certificate["largest_logit_difference"] <= 1e-4
+    assert "opened by transformers" in done.certificate["compared"]
+    source = open_model("rivers").directory
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"):
+        assert (tmp_path / "new" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_gguf_file_goes_to_transformers_and_back(exported: Export, shared_home: Path, tmp_path: Path) -> None:
+    """GGUF -> folder of ours -> the same parameters; transformers finds the same logits in it."""
+    assert export_model(str(exported.file), "hf", tmp_path / "hf").certificate["largest_logit_difference"] <= 1e-4
+    import_model(str(exported.file), tmp_path / "imported")
+    first, second = open_model(str(exported.file)), open_model(str(tmp_path / "imported"))
+    for name, value in first.decoder.state_dict().items():
+        assert torch.equal(second.decoder.state_dict()[name], value)
+    assert first.tokenizer.fingerprint == second.tokenizer.fingerprint
+    assert first.tokenizer.chat_template == second.tokenizer.chat_template
+
+
+def test_an_import_takes_a_folder_byte_for_byte(home: Path, tmp_path: Path) -> None:
+    source = open_model("rivers").directory
+    (source / "modeling.py").write_text("raise SystemExit", encoding="utf-8")
+    import_model(str(source), tmp_path / "new")
+    assert "modeling.py" not in files_under(tmp_path / "new")
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
+        assert (tmp_path / "new" / name).read_bytes() == (source / name).read_bytes()
+    with pytest.raises(BadInputError, match="is not empty"):
+        import_model(str(source), tmp_path / "new")
+
+
+def test_a_source_that_is_not_whole_is_refused(home: Path, tmp_path: Path) -> None:
+    source = open_model("rivers").directory
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (source / "config.json").write_text(json.dumps(config | {"hidden_size": 32}), encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"has shape .*, its config asks for"):
+        import_model(str(source), tmp_path / "new")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(BadInputError, match="a pickle, which runs code"):
+        import_model(str(source), tmp_path / "new")
+    assert files_under(tmp_path / "new") == []
+
+
+def test_a_hub_id_is_not_asked_for_offline(tmp_path: Path) -> None:
+    with pytest.raises(JourneyError, match=r"Qwen/Qwen3-0\.6B: the Hugging Face hub is not asked"):
+        import_model("Qwen/Qwen3-0.6B", tmp_path / "new")
+
+
+def test_what_cannot_be_exported(shared_home: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="unknown export format 'onnx'; known: gguf, hf"):
+        export_model("rivers", "onnx", tmp_path / "new")
+    with pytest.raises(BadInputError, match="unknown GGUF type 'q5_1'"):
+        export_model("rivers", "gguf", tmp_path / "new", type="q5_1")
+    with pytest.raises(BadInputError, match="--out names a folder"):
+        export_model("rivers", "gguf", tmp_path / "new.gguf")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("Dear", encoding="utf-8")
+    with pytest.raises(BadInputError, match="holds files that are no export"):
+        export_model("rivers", "gguf", tmp_path / "full")
+    save_model(random_model(mlp="relu2"), tmp_path / "own", tokenizer=tiny_tokenizer())
+    for to, reason in (("hf", "transformers cannot open it"), ("gguf", r"fit none of llama\.cpp's")):
+        with pytest.raises(BadInputError, match=reason):
+            export_model(str(tmp_path / "own"), to, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_template_that_is_not_chatml_stays_in_the_file(tmp_path: Path, shared_home: Path) -> None:
+    """Its language is Jinja, ollama's another: only what is known to be the same is spelled out."""
+    model = open_model("rivers")
+    model.tokenizer.chat_template = "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+    assert "TEMPLATE" not in exports._modelfile(model, "a.gguf")
+    system = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}"
+    from llm_journey.tokenizer.chat_template import DEFAULT_TEMPLATE
+
+    model.tokenizer.chat_template = system + DEFAULT_TEMPLATE
+    assert 'SYSTEM """Be kind"""' in exports._modelfile(model, "a.gguf")
+
+
+def test_what_a_model_is_made_of(exported: Export, shared_home: Path) -> None:
+    file, folder = describe_model(str(exported.file)), describe_model("rivers")
+    assert file.config == folder.config and file.parameters == folder.parameters
+    assert sum(file.types.values()) == sum(folder.types.values())
+    assert folder.types.keys() == {"float32"} and file.certificate == exported.certificate
+
+
+def test_several_files_in_one_folder_must_be_named(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        write_gguf(random_model(), tiny_tokenizer(), tmp_path / name)
+    with pytest.raises(BadInputError, match=r"holds 2 GGUF files \(a\.gguf \.\.\.\); name one of them"):
+        open_model(str(tmp_path))
+
+
+def test_the_commands(shared_home: Path, tmp_path: Path, journey: Journey) -> None:
+    done = journey("export", "rivers", "--to", "gguf", "--out", tmp_path / "new", "--json")
+    assert done.code == 0 and done.json["certificate"]["type"] == "f16"
+    file = only_file(tmp_path / "new", ".gguf")
+    assert journey("models", "import", file, "--to", tmp_path / "model").out == f"{tmp_path / 'model'}\n"
+    assert journey("models", "show", tmp_path / "model", "--json").json["types"] == {"float32": 13}
+    shown = journey("models", "show", file)
+    assert shown.code == 0 and "F16" in shown.out and "num_layers" in shown.out
+    assert journey("generate", file, "The river", "--set", "max_new_tokens=3").code == 0
+    assert journey("tokenizer", "show", file).code == 0
+    refused = journey("export", "rivers", "--to", "zip", "--out", tmp_path / "zip")
+    assert (refused.code, refused.out) == (2, "") and "unknown export format" in refused.err
