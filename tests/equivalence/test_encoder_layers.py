@@ -107,6 +107,24 @@ def test_cross_attention_is_torch_multihead_attention(implementation: str, queri
     _close(ours(x, None, mask, memory=ours.keys_values(memory)), expected)
 
 
+def test_cross_attention_with_normed_and_grouped_heads_is_its_formula() -> None:
+    """What torch.nn's layer does not have, written out head by head: Henry et al. 2020, Ainslie et al. 2023."""
+    config = _config(num_heads=4, num_kv_heads=2, qk_norm=True)
+    ours = _random(Attention(config, 0, causal=False).double())
+    x, memory = torch.randn(3, 9, WIDTH, dtype=torch.float64), torch.randn(3, 11, WIDTH, dtype=torch.float64)
+    heads = []
+    for head in range(4):
+        mine, shared = slice(6 * head, 6 * head + 6), slice(6 * (head // 2), 6 * (head // 2) + 6)
+        q = nn.functional.rms_norm(ours.q(x)[..., mine], (6,), ours.q_norm.weight, 1e-5)
+        k = nn.functional.rms_norm(ours.k(memory)[..., shared], (6,), ours.k_norm.weight, 1e-5)
+        scores = (q @ k.mT / 6**0.5).masked_fill(~SOURCE_REAL[:, None, :], -torch.inf)
+        heads.append(scores.softmax(-1) @ ours.v(memory)[..., shared])
+    mask = SOURCE_REAL[:, None, None, :].expand(-1, 1, 9, -1)
+    found = ours(x, None, mask, memory=memory)
+    # Our rmsnorm takes its statistics in float32, by design.
+    torch.testing.assert_close(found, ours.o(torch.cat(heads, -1)), atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_block_is_torch_encoder_layer(placement: str, activation: str) -> None:
@@ -166,6 +184,7 @@ def test_encoder_is_torch_transformer_encoder(placement: str) -> None:
     _close(found, theirs(embedded, src_key_padding_mask=_hidden_keys(SOURCE_REAL)))
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")  # torch.nn.Transformer asks for it by itself
 @pytest.mark.parametrize("placement", ["pre", "post"])
 def test_encoder_decoder_is_torch_transformer(placement: str) -> None:
     """Vaswani et al. 2017 whole: scaled embeddings, sinusoids, relu; the target padded on the left."""
