@@ -4,8 +4,8 @@
 
 512 wide, 8 layers, context 512, 4,096 tokens of vocabulary. A step is everything that training does: loading, forward,
 backward, clipping, the optimizer. The peak is the best of several products of 2,048 x 2,048 matrices, taken again
-before and after each arm; an arm is judged by the larger of the two. FLOPs are those of model.cost, which leaves out
-norms, activations and the optimizer's own arithmetic.
+before and after each arm, in the arm's precision; an arm is judged by the larger of the two. FLOPs are those of
+model.cost, which leaves out norms, activations and the optimizer's own arithmetic.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.model.cost import training_flops_per_token
 from llm_journey.model.decoder import Decoder
 from llm_journey.training.loaders import make_loader
-from llm_journey.training.precision import Precision
+from llm_journey.training.precision import Precision, is_native
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.throughput import peak_flops
 from llm_journey.training.trainer import Trainer
@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
     },
     "training": {"batch_size": 4, "steps": 6, "order": "windows"},
 }
-ARMS = ("eager, adamw", "compiled, adamw", "compiled, muon")
+ARMS = ("eager, adamw, fp32", "compiled, adamw, fp32", "eager, muon, fp32", "eager, muon, bf16")
 
 
 def main() -> None:
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     command = " ".join(["python benchmarks/mfu.py", *sys.argv[1:]])
-    arms = tuple(options.arm or ARMS)
+    native = is_native("bf16", torch.device("cpu"))
+    arms = tuple(options.arm or (arm for arm in ARMS if native or not arm.endswith("bf16")))
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(options.repeats):
         for arm in arms:
@@ -68,7 +69,7 @@ def main() -> None:
             arm=arm,
             metric="MFU, 512 wide, 8 layers, context 512",
             value=statistics.median(values),
-            unit="share of fp32 peak",
+            unit="share of the peak in its precision",
             spread=(min(values), max(values)),
             n=len(values),
             command=command,
@@ -84,23 +85,29 @@ def main() -> None:
 
 
 def arm_recipe(arm: str) -> Recipe:
-    """The recipe of an arm such as "compiled, muon"."""
-    mode, optimizer = arm.split(", ")
-    training = {**RECIPE["training"], "compile": mode == "compiled", "optimizer": {"name": optimizer}}
+    """The recipe of an arm such as "compiled, muon, fp32"."""
+    mode, optimizer, precision = arm.split(", ")
+    choices = {"compile": mode == "compiled", "optimizer": {"name": optimizer}, "precision": precision}
+    training = {**RECIPE["training"], **choices}
     return recipe_from({**RECIPE, "training": training}, "benchmark")
 
 
 def measure(recipe: Recipe) -> float:
     """FLOPs of the median step after the first (which compiles), as a share of the peak."""
     device = torch.device("cpu")
-    before = peak_flops(device)
+    precision = Precision(recipe.training.precision, device)
+    before = peak_flops(device, precision.name)
     with tempfile.TemporaryDirectory() as temporary:
         loader = make_loader(recipe, random_shards(Path(temporary)))
-        trainer = Trainer(recipe, Decoder(recipe.model).train(), loader, Precision("fp32", device))
+        trainer = Trainer(recipe, Decoder(recipe.model).train(), loader, precision)
         steps = [trainer.step() for _ in range(recipe.training.steps or 0)]
     torch.compiler.reset()
     rate = steps[0].tokens / statistics.median(step.seconds for step in steps[1:])
-    return rate * training_flops_per_token(recipe.model, recipe.model.context) / max(before, peak_flops(device))
+    return (
+        rate
+        * training_flops_per_token(recipe.model, recipe.model.context)
+        / max(before, peak_flops(device, precision.name))
+    )
 
 
 def random_shards(directory: Path) -> TokenShards:

@@ -23,6 +23,8 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def quality(
         results["ours"].append(train_ours(recipe, shards, validation, seed=number))
         say(f"quality {number + 1}/{options.repeats}: nanoGPT {results['nanogpt'][-1]}, ours {results['ours'][-1]}")
     assert count_parameters(recipe.model).total <= parameters, "our recipe must not have more parameters"
-    make = row_maker("pretrain-quality", recipe, command, options.repeats)
+    make = row_maker("pretrain-quality", with_precision(recipe, automatic_precision()), command)
     ratios = [ours[1] / peer[1] for ours, peer in zip(results["ours"], results["nanogpt"], strict=True)]
     margins = [ours[0] - peer[0] for ours, peer in zip(results["ours"], results["nanogpt"], strict=True)]
     return [
@@ -162,34 +164,47 @@ def speed(
     """Tokens per second at nanoGPT's own architecture and batch.
 
     The arms alternate second by second, since a shared host's speed changes within seconds: nanoGPT's process stands
-    still while ours steps.
+    still while ours steps. Our package shortens OpenMP's spinning at barriers; the peer is measured without that and
+    with it.
     """
     recipe = make_recipe(SAME, vocab_size)
     measured = run_nanogpt(options.nanogpt, options.text, temporary, [*NANOGPT_ARGUMENTS, "--max_iters=60"])
     assert measured["parameters"] == count_parameters(recipe.model).total, "the two architectures differ"
     arms = {f"ours, {name}": name for name in dict.fromkeys((automatic_precision(), "fp32"))}
-    found: dict[str, list[float]] = {"nanogpt": [], **{arm: [] for arm in arms}}
     trainers = {}
     for arm, precision in arms.items():
         torch.manual_seed(0)
         trainers[arm] = make_trainer(recipe, shards, precision)
-    with PausedNanoGpt(options.nanogpt, options.text, temporary) as peer:
+    settings = {"nanogpt": peer_environment(), "nanogpt, our GOMP_SPINCOUNT": dict(os.environ)}
+    found: dict[str, list[float]] = {arm: [] for arm in (*settings, *arms)}
+    with ExitStack() as stack:
+        peers = {
+            arm: stack.enter_context(PausedNanoGpt(options.nanogpt, options.text, temporary / arm, environment))
+            for arm, environment in settings.items()
+        }
         for number in range(SPEED_ROUNDS + 1):
-            rates = {"nanogpt": peer.tokens_per_second(SPEED_SLICE)}
+            rates = {arm: peer.tokens_per_second(SPEED_SLICE) for arm, peer in peers.items()}
             rates |= {arm: tokens_per_second(trainer, SPEED_SLICE) for arm, trainer in trainers.items()}
             if number:  # the first round warms up
                 for arm, rate in rates.items():
                     found[arm].append(rate)
                 say(f"speed {number}/{SPEED_ROUNDS}: {', '.join(f'{arm} {rate:.0f}' for arm, rate in rates.items())}")
-    make = row_maker("pretrain-speed", recipe, command, SPEED_ROUNDS)
-    rows = [make(arm, "tokens per second", values, "tokens/s") for arm, values in found.items()]
-    for arm in arms:
-        ratios = [ours / peer for ours, peer in zip(found[arm], found["nanogpt"], strict=True)]
-        rows.append(make(f"{arm} / nanogpt", "tokens per second", ratios, "ratio"))
+    rows = []
+    for arm, values in found.items():
+        make = row_maker("pretrain-speed", with_precision(recipe, arms.get(arm, "fp32")), command)
+        rows.append(make(arm, "tokens per second", values, "tokens/s"))
+        for peer in settings if arm in arms else ():
+            ratios = [ours / theirs for ours, theirs in zip(values, found[peer], strict=True)]
+            rows.append(make(f"{arm} / {peer}", "tokens per second", ratios, "ratio"))
     return rows
 
 
-def row_maker(benchmark: str, recipe: Recipe, command: str, n: int) -> Any:
+def with_precision(recipe: Recipe, precision: str) -> Recipe:
+    """The recipe with what "auto" stands for here, so that a ledger row says what was run."""
+    return replace(recipe, training=replace(recipe.training, precision=precision))
+
+
+def row_maker(benchmark: str, recipe: Recipe, command: str) -> Any:
     """A function that makes a ledger row of (arm, metric, values, unit): the median, and the extremes as spread."""
 
     def make(arm: str, metric: str, values: list[float], unit: str) -> dict[str, Any]:
@@ -200,7 +215,7 @@ def row_maker(benchmark: str, recipe: Recipe, command: str, n: int) -> Any:
             value=statistics.median(values),
             unit=unit,
             spread=(min(values), max(values)),
-            n=n,
+            n=len(values),
             command=command,
             config=dump(recipe),
         )
@@ -285,14 +300,15 @@ def windows(ids: np.ndarray, start: int, stop: int, context: int) -> list[tuple[
 class PausedNanoGpt:
     """nanoGPT's own train.py in a process that runs only inside `tokens_per_second`."""
 
-    def __init__(self, checkout: Path, text: Path, temporary: Path) -> None:
+    def __init__(self, checkout: Path, text: Path, temporary: Path, environment: dict[str, str]) -> None:
+        temporary.mkdir()
         arguments = [*NANOGPT_ARGUMENTS, "--max_iters=1000000", "--eval_interval=1000000"]
         self._process = subprocess.Popen(
             nanogpt_command(checkout, text, temporary, arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=peer_environment(),
+            env=environment,
         )
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -11,6 +11,7 @@ from command_line import Journey
 from llm_journey.app import measure as measuring
 from llm_journey.app.runs import TrainedRun, find_run
 from llm_journey.core.errors import JourneyError
+from llm_journey.training.recipe import Recipe, recipe_from
 
 
 def out_of_memory(*arguments: Any, **options: Any) -> NoReturn:
@@ -42,7 +43,7 @@ def test_a_validation_that_runs_out_of_memory_costs_no_model(
     home: Path, journey: Journey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """nanochat#446, the last validation: the model lies saved, and the message says where and how to go on."""
-    from llm_journey.training import run as training_run
+    from llm_journey.training import objectives
 
     calls: list[int] = []
 
@@ -52,9 +53,9 @@ def test_a_validation_that_runs_out_of_memory_costs_no_model(
             raise MemoryError
         return validate(*arguments)
 
-    validate: Callable[..., Any] = training_run.validate
+    validate: Callable[..., Any] = objectives.validate
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "validate", fail_at_the_end)
+        patch.setattr(objectives, "validate", fail_at_the_end)
         outcome = journey("train", "rivers", "--name", "second")
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1].startswith("error: the model is trained and saved in ")
@@ -95,9 +96,24 @@ def test_the_card_is_filled_and_the_recipe_lies_beside_it(shared_home: Path) -> 
 
 
 def test_a_catalog_source_brings_its_licence() -> None:
-    data, data_licence, licence = measuring._data_in_words("wiki-summaries")
+    data, data_licence, licence = measuring._data_in_words(_recipe("wiki-summaries"))
     assert ("Wikipedia" in data, data_licence, licence) == (True, "CC BY-SA 4.0", "cc-by-sa-4.0")
-    assert measuring._data_in_words("/home/me/notes")[1:] == ("not stated by its owner", "other")
+    assert measuring._data_in_words(_recipe("/home/me/notes"))[1:] == ("not stated by its owner", "other")
+
+
+def test_the_card_names_the_stream_that_was_trained_on() -> None:
+    recipe = _recipe("wiki-summaries", stream="/home/me/huge.jsonl")
+    assert measuring._data_in_words(recipe) == (
+        "Trained on the stream `huge.jsonl`",
+        "not stated by its owner",
+        "other",
+    )
+    assert "never trained on" not in measuring._held_out_in_words(recipe)
+    assert "`wiki-summaries`" in measuring._held_out_in_words(recipe)
+
+
+def _recipe(source: str, **training: Any) -> Recipe:
+    return recipe_from({"data": {"source": source}, "training": {"steps": 1, **training}}, "test")
 
 
 def test_data_that_was_cleaned_away_is_prepared_again(home: Path, journey: Journey) -> None:

@@ -173,3 +173,17 @@ def test_the_peak_of_this_machine_is_measured() -> None:
     slow, fast = (peak_flops(torch.device("cpu"), size=size, repeats=2) for size in (8, 512))
     assert 1e5 < slow < fast < 1e15
     assert energy_estimate_joules(10.0, 2) == 2 * energy_estimate_joules(10.0, 1) > 0
+
+
+def test_warming_up_takes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiles the model before the clock starts leaves data, random numbers and weights as they were."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    shards = write_documents(tmp_path, [9, 4, 17, 6, 12])
+    found = []
+    for warm in (False, True):
+        trainer = make_trainer(shards, model={"dropout": 0.2}, compile=True)
+        if warm:
+            trainer.warm_up()
+            assert trainer.position.step == 0 and trainer.position.seconds == 0
+        found.append([trainer.step().loss for _ in range(5)])
+    assert found[0] == found[1]

@@ -168,7 +168,7 @@ def _facts(material: _Material) -> Any:
         context=recipe.model.context,
         tokens_seen=figures.get("tokens") or 0,
         bits_per_byte=figures.get("bits_per_byte") or math.nan,
-        held_out=f"{report['validation_documents']:,} held-out documents of the same source, never trained on",
+        held_out=f"{report['validation_documents']:,} {_held_out_in_words(recipe)}",
         baselines={baseline_label(name): value for name, value in baselines.items()},
         logit_difference=figures.get("logit_difference"),
         command="journey train recipe.yaml  # the recipe.yaml beside this file",
@@ -195,11 +195,17 @@ def _architecture(recipe: Recipe) -> str:
     )
 
 
+def _held_out_in_words(recipe: Recipe) -> str:
+    if recipe.training.stream is None:
+        return "held-out documents of the same source, never trained on"
+    return f"held-out documents of `{Path(recipe.data.source).name}`; streamed documents that equal one were left out"
+
+
 def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     """(what the data is, its licence, the identifier for the weights)."""
     from llm_journey.datasets.catalog import CATALOG
 
-    source = recipe.data.source
+    source = recipe.training.stream or recipe.data.source
     if recipe.objective == "seq2seq":
         from llm_journey.training.tasks import find_task
 
@@ -207,7 +213,8 @@ def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     if source in CATALOG:
         entry = CATALOG[source]
         return f"Trained on {entry.title}", entry.licence, _LICENCES.get(entry.licence, "other")
-    return f"Trained on the text in `{Path(source).name}`", "not stated by its owner", "other"
+    kind = "the stream" if recipe.training.stream else "the text in"
+    return f"Trained on {kind} `{Path(source).name}`", "not stated by its owner", "other"
 
 
 def _report(material: _Material) -> None:

@@ -80,6 +80,7 @@ class TrainedRun:
             "path": str(self.directory),
             "status": self.status,
             "created": self.created,
+            "precision": run.information.get("precision"),
             "figures": run.figures,
             "baselines": run.baselines,
             "report": str(self.report) if self.report else None,

@@ -6,10 +6,14 @@ that block again and goes on at the same window. Shuffling is ours and not `Iter
 one's buffer is lost when it is resumed. Blocks follow one another in the order of the source: sorted data should be
 shuffled before it is streamed.
 
+Texts are taken as they are: what a source needs in filtering and deduplication is done before. A file is known by its
+name, size and both ends, so a change in its middle goes unnoticed.
+
 Legend: B rows of a batch, T positions of a row (the context), W processes.
 """
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -23,6 +27,7 @@ from llm_journey.core.paths import cache_dir
 from llm_journey.datasets.batching import Batch, Int64Array, from_windows
 from llm_journey.datasets.position import check_process, read_state
 
+_SAMPLED_BYTES = 1 << 16
 Encode = Callable[[list[str]], list[list[int]]]
 
 # What `datasets` reads a file with, by the end of its name. Of a text file, each paragraph is a document.
@@ -124,7 +129,7 @@ class StreamingLoader:
         self._row = row
 
     def _identity(self) -> dict[str, Any]:
-        described = [[path.name, path.stat().st_size] for path in self._files] or self._source
+        described = [_described(path) for path in self._files] or self._source
         return {
             "kind": "stream",
             "fingerprint": sha256_json([described, self._split, self._text_key]),
@@ -180,7 +185,10 @@ class StreamingLoader:
         try:
             rows = list(islice(self._rows, self._block_documents))
         except Exception as error:  # the reader of each format raises errors of its own
-            raise JourneyError(f"{self._source} cannot be read on ({_one_line(error)})") from None
+            raise JourneyError(
+                f"{self._source} cannot be read on near document {self._block * self._block_documents:,} "
+                f"({_one_line(error)}); mend or remove that row, or prepare the files as data.source, which skips it"
+            ) from None
         if not rows:
             return None
         if self._text_key not in rows[0]:
@@ -200,6 +208,16 @@ class StreamingLoader:
         self._epoch, self._block, self._epoch_tokens = self._epoch + 1, 0, 0
         self._begin_epoch(self._epoch, None)
         self._stream_state = self._dataset.state_dict()
+
+
+def _described(path: Path) -> list[object]:
+    """What tells a file from another one: its name, its size, and the SHA-256 of its first and last 64 KiB."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_SAMPLED_BYTES))
+        file.seek(max(size - _SAMPLED_BYTES, 0))
+        digest.update(file.read(_SAMPLED_BYTES))
+    return [path.name, size, digest.hexdigest()]
 
 
 def local_files(source: str) -> list[Path]:

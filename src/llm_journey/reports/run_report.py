@@ -163,7 +163,11 @@ def _baselines_section(run: Run) -> Section | None:
     light, dark = plots.svg_pair(plots.bits_picture(bits, baselines))
     spoken = "; ".join(f"{plots.baseline_label(name)} {value:.2f}" for name, value in baselines.items())
     alternative = f"Bits per byte: this model {bits:.2f}; {spoken}"
-    return Section("baselines", "Against the baselines", [Picture(light, dark, alternative, _METHOD)])
+    blocks: list[Block] = [Picture(light, dark, alternative, _METHOD)]
+    if run.information.get("stream"):
+        text = f"This model was trained on a stream ({run.information['stream']}), the baselines on the prepared text."
+        blocks.append(Note(text, "warning"))
+    return Section("baselines", "Against the baselines", blocks)
 
 
 def _training_section(run: Run) -> Section:
@@ -240,13 +244,16 @@ def _cost_rows(run: Run) -> list[tuple[str, str]]:
         rows.append(("Parameters", formatting.count(figures["parameters"])))
     if "tokens" in figures:
         rows.append(("Tokens", formatting.count(figures["tokens"])))
+    if isinstance(run.information.get("precision"), str):
+        rows.append(("Precision", run.information["precision"]))
     if run.seconds is not None:
         rows.append(("Training time", formatting.duration(run.seconds)))
     if "flops" in figures:
         rows.append(("Arithmetic", f"{formatting.with_prefix(figures['flops'], 'FLOP')}, forward and backward"))
     if "mfu" in figures:
         share = formatting.percent(figures["mfu"])
-        rows.append(("MFU", f"{share}: the model's arithmetic over this machine's peak in matrix products"))
+        precision = run.information.get("precision") or "this precision"
+        rows.append(("MFU", f"{share}: the model's arithmetic over this machine's peak in {precision} matrix products"))
     if "activation_bytes" in figures:
         size = formatting.with_prefix(figures["activation_bytes"], "B")
         rows.append(("Activations (counted)", f"{size} kept for one backward pass"))

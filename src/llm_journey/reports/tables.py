@@ -4,8 +4,8 @@
     (the table: replaced whole)
     <!-- /ledger:NAME -->
 
-NAME is a benchmark of the ledger. The newest row of each (benchmark, arm, metric) is shown, arms in the order in which
-they were first measured. Markers inside fenced code are text. Run as
+NAME is a benchmark of the ledger. The newest row of each (benchmark, arm, metric) is shown, of the newest commit that
+was measured, arms in the order in which they were first measured. Markers inside fenced code are text. Run as
 
     python -m llm_journey.reports.tables [--check] [--ledger benchmarks/ledger.jsonl] FILE...
 """
@@ -40,10 +40,14 @@ def render_table(rows: Sequence[Mapping[str, Any]], benchmark: str) -> str:
 
 
 def latest(rows: Sequence[Mapping[str, Any]], benchmark: str) -> list[Mapping[str, Any]]:
-    """The newest row of each (arm, metric) of a benchmark; a later line is newer."""
+    """The newest row of each (arm, metric) of a benchmark; a later line is newer.
+
+    Only rows of the newest commit that was measured: one table never sets figures of different code side by side.
+    """
     newest: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for row in rows:
-        if row.get("benchmark") == benchmark:
+    found = [row for row in rows if row.get("benchmark") == benchmark]
+    for row in found:
+        if row.get("commit") == found[-1].get("commit"):
             newest[str(row.get("arm")), str(row.get("metric"))] = row  # keeps the place of the first
     return list(newest.values())
 

@@ -19,6 +19,7 @@ from llm_journey.core.paths import cache_dir
 from llm_journey.datasets.catalog import resolve as resolve_source
 from llm_journey.datasets.prepare import PreparationReport, iterate_texts, prepare_documents
 from llm_journey.datasets.shards import TokenShards, write_shards
+from llm_journey.text.deduplication import content_hash
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
 from llm_journey.tokenizer.report import vocabulary_report
@@ -109,6 +110,11 @@ def prepare_inputs(
         directory=directory,
         text_fingerprint=source,
     )
+
+
+def held_out_hashes(inputs: Inputs) -> frozenset[bytes]:
+    """Content hashes of the validation documents: 32 bytes each, for a stream to leave them out."""
+    return frozenset(content_hash(text) for text in iterate_texts(inputs.prepared, "validation"))
 
 
 def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -> None:

@@ -6,12 +6,14 @@ below it and one number.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.batching import Batch, Int64Array, PairBatch, pad_pairs
+from llm_journey.datasets.catalog import CATALOG, resolve
 from llm_journey.datasets.corruption import MASK_TOKEN, MaskedBatch, corrupt_spans, mask_tokens, sentinel_tokens
 from llm_journey.datasets.loader import TokenLoader
 from llm_journey.datasets.packing import PackedLoader
@@ -19,6 +21,8 @@ from llm_journey.datasets.pairs import PairLoader
 from llm_journey.datasets.position import read_state
 from llm_journey.datasets.shards import TokenShards
 from llm_journey.datasets.streaming import StreamingLoader
+from llm_journey.text.cleaning import clean
+from llm_journey.text.deduplication import content_hash
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.recipe import Recipe
 
@@ -150,12 +154,17 @@ def sentinel_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def make_loader(
-    recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer | None = None, targets: TokenShards | None = None
+    recipe: Recipe,
+    shards: TokenShards,
+    tokenizer: Tokenizer | None = None,
+    targets: TokenShards | None = None,
+    held_out: frozenset[bytes] = frozenset(),
 ) -> Loader:
     """The loader that the recipe names: of `training.stream` (encoded by `tokenizer`), else of `shards`.
 
-    `targets` are the answers to the documents of `shards`, for objective seq2seq. Raises BadInputError for a stream
-    that is not there, and for a tokenizer without the tokens that the objective needs.
+    `targets` are the answers to the documents of `shards`, for objective seq2seq. `held_out`: content hashes of
+    documents that a stream must leave out. Raises BadInputError for a stream that is not there, and for a tokenizer
+    without the tokens that the objective needs.
     """
     training, seed = recipe.training, recipe.seed
     if recipe.objective == "seq2seq":
@@ -163,7 +172,7 @@ def make_loader(
             raise BadInputError("objective seq2seq needs the targets of its sources")
         batch_size = training.batch_size
         return PairLoader(shards, targets, batch_size=batch_size, context=recipe.model.context, seed=seed)
-    text = _text_loader(recipe, shards, tokenizer)
+    text = _text_loader(recipe, shards, tokenizer, held_out)
     if recipe.objective == "next_token":
         return text
     if tokenizer is None:
@@ -173,20 +182,32 @@ def make_loader(
     return SpanLoader(text, sentinel_ids(tokenizer), tokenizer.end_id, training.corruption_rate, seed)
 
 
-def _text_loader(recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer | None) -> TextLoader:
+def _text_loader(
+    recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer | None, held_out: frozenset[bytes]
+) -> TextLoader:
     training, seed = recipe.training, recipe.seed
     batch_size, context = training.batch_size, recipe.model.context
     if training.stream is not None:
         if tokenizer is None:
             raise BadInputError("training.stream needs a tokenizer")
+        encode = partial(_encode_streamed, tokenizer, recipe.data.cleaning, held_out)
         return StreamingLoader(
-            training.stream,
-            tokenizer.encode_batch,
+            str(resolve(training.stream)) if training.stream in CATALOG else training.stream,
+            encode,
             end_id=tokenizer.end_id,
             batch_size=batch_size,
             context=context,
             seed=seed,
+            text_key=recipe.data.text_key,
         )
     if training.order == "packed":
         return PackedLoader(shards, batch_size=batch_size, context=context, seed=seed)
     return TokenLoader(shards, batch_size=batch_size, context=context, seed=seed, order=training.order)
+
+
+def _encode_streamed(
+    tokenizer: Tokenizer, cleaning: bool, held_out: frozenset[bytes], texts: list[str]
+) -> list[list[int]]:
+    """Ids of streamed documents, cleaned as prepared text is; those that equal a held-out document are left out."""
+    cleaned = [clean(text) for text in texts] if cleaning else texts
+    return tokenizer.encode_batch([text for text in cleaned if text and content_hash(text) not in held_out])

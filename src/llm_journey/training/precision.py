@@ -16,6 +16,8 @@ from torch import Tensor
 from llm_journey.core.errors import BadInputError, unknown_name
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a processor must have, in torch.cpu.get_capabilities()' words (x86, Arm).
+_CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
 
 
 def pick_device(name: str) -> torch.device:
@@ -34,18 +36,20 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> str:
     """`name`, with "auto" resolved: bf16 where the device computes in it, else fp32."""
     if name == "auto":
-        return "bf16" if has_bf16_arithmetic(device) else "fp32"
+        return "bf16" if is_native("bf16", device) else "fp32"
     if name not in _DTYPES:
         raise unknown_name("precision", name, ("auto", *_DTYPES))
     return name
 
 
-def has_bf16_arithmetic(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 matrices natively (a CPU: AVX-512 BF16 or AMX), not by way of float32."""
+def is_native(name: str, device: torch.device) -> bool:
+    """Whether `device` multiplies matrices of this type in hardware, not by way of float32."""
+    if name == "fp32":
+        return True
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return name == "fp16" or bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(feature, False) for feature in _CPU_FEATURES[name])
 
 
 class Precision:

@@ -26,11 +26,11 @@ from llm_journey.model.cost import activation_bytes, count_parameters, key_value
 from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.early_stopping import EarlyStopping
-from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, prepare_inputs
+from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes, prepare_inputs
 from llm_journey.training.loaders import make_loader
 from llm_journey.training.objectives import OBJECTIVES
 from llm_journey.training.observer import Observer
-from llm_journey.training.precision import Precision, pick_device, pick_precision
+from llm_journey.training.precision import Precision, is_native, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
 from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
@@ -114,6 +114,8 @@ class _Run:
         self.objective = OBJECTIVES[recipe.objective]
         device = pick_device(recipe.training.device)
         precision = Precision(_precision_name(recipe, folder, device), device)
+        if precision.name != "fp32" and not is_native(precision.name, device):
+            observer.message(f"this processor does not compute in {precision.name}: expect it many times slower")
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)
         self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
@@ -124,7 +126,8 @@ class _Run:
         torch.manual_seed(recipe.seed)
         model = make_model(recipe.model).to(device)
         model.train()
-        loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets)
+        held_out = held_out_hashes(inputs) if recipe.training.stream is not None else frozenset()
+        loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets, held_out)
         self.trainer = Trainer(recipe, model, loader, precision, self.objective.loss)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping)
         self.stop_requested = False
@@ -180,8 +183,9 @@ class _Run:
                 "activation_bytes": activation_bytes(recipe.model, recipe.training.batch_size, recipe.model.context),
                 "key_value_bytes": key_value_bytes(recipe.model, recipe.model.context),
                 "peak_flops": self.peak_flops,
-                "precision": self.trainer.precision.name,
             },
+            precision=self.trainer.precision.name,
+            stream=recipe.training.stream,
         )
 
     def loop(self) -> bool:
@@ -190,6 +194,9 @@ class _Run:
         validations = milestones(config.validations, trainer.progress)
         saves = milestones(config.checkpoints, trainer.progress)
         next_validation, next_save = next(validations, 2.0), next(saves, 2.0)
+        if config.compile:
+            self.observer.stage("compiling the model")
+            trainer.warm_up()
         self.observer.stage("training")
         with self._stoppable():
             while trainer.progress < 1.0 and not self.stop_requested and not self.early_stopping.stop:
@@ -383,7 +390,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, tuple[Any,
 
 def _precision_name(recipe: Recipe, folder: RunFolder, device: torch.device) -> str:
     """The recipe's precision; "auto" stays what it was when the run began, whatever machine goes on with it."""
-    name, begun = recipe.training.precision, folder.information.get("figures", {}).get("precision")
+    name, begun = recipe.training.precision, folder.information.get("precision")
     return pick_precision(begun if name == "auto" and begun else name, device)
 
 

@@ -7,6 +7,7 @@ import torch
 # An assumption, not a measurement: what one busy core and its share of memory and board draw, in watts. Server CPUs
 # are specified at 3 to 6 W a core for the chip alone (EPYC 9654: 360 W / 96 cores; Xeon 8480: 350 W / 56 cores).
 WATTS_A_CORE = 8.0
+_MOST_SECONDS_A_PRODUCT = 0.5
 
 
 def peak_flops(device: torch.device, precision: str = "fp32", size: int = 2048, repeats: int = 3) -> float:
@@ -17,15 +18,19 @@ def peak_flops(device: torch.device, precision: str = "fp32", size: int = 2048, 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
         size, repeats = 8192, 10
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(repeats + 1):
-        _synchronize(device)
-        start = time.perf_counter()
-        a @ b
-        _synchronize(device)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
+    best, side = 0.0, min(256, size)
+    while True:
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        for _ in range(repeats + 1):
+            _synchronize(device)
+            start = time.perf_counter()
+            a @ b
+            _synchronize(device)
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+        # A type that the processor does not have may be hundreds of times slower: small products then say enough.
+        if side >= size or 2 * (2 * side) ** 3 / best > _MOST_SECONDS_A_PRODUCT:
+            return best
+        side *= 2
 
 
 def energy_estimate_joules(seconds: float, cores: int) -> float:

@@ -97,6 +97,17 @@ class Trainer:
         self._advance(num_tokens, elapsed, finite)
         return StepResult(loss, norm, factor, num_tokens, elapsed)
 
+    def warm_up(self) -> None:
+        """Where the model is compiled, compile it now, on a batch that is then given back: no step's time counts it."""
+        if not self.config.compile:
+            return
+        position, random = self.loader.state(), torch.get_rng_state()
+        batch = self.loader.next_batch()
+        self._gradients([batch], batch.num_targets())
+        self.optimizer.zero_grad()
+        self.loader.restore(position)
+        torch.set_rng_state(random)
+
     def _gradients(self, batches: list[AnyBatch], num_targets: int) -> float:
         total = 0.0
         for batch in batches:
