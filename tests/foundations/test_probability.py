@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,13 +150,22 @@ def test_draws_have_the_shares_of_the_distribution(sampler: str, seed: int) -> N
     assert scipy.stats.chisquare(counts_v[:-1], off_v[:-1] * 200_000).pvalue < 1e-6
 
 
-def test_an_inverse_draw_never_lands_behind_the_last_outcome() -> None:
-    class Highest:
-        def random(self, count: int) -> Floats:
-            return np.full(count, np.nextafter(1.0, 0.0))
+class _Fixed:
+    """A generator of one number, over and over."""
 
-    p_v = np.full(10, 0.1)  # sums to 0.9999999999999999
-    assert sample_categorical(p_v, 3, Highest()).tolist() == [9, 9, 9]  # type: ignore[arg-type]
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def random(self, count: int) -> Floats:
+        return np.full(count, self.value)
+
+
+def test_an_inverse_draw_at_the_ends_never_lands_on_what_cannot_happen() -> None:
+    tenths_v = np.full(10, 0.1)  # sums to 0.9999999999999999
+    highest: Any = _Fixed(np.nextafter(1.0, 0.0))
+    assert sample_categorical(tenths_v, 3, highest).tolist() == [9, 9, 9]
+    lowest: Any = _Fixed(0.0)
+    assert sample_categorical(np.array([0.0, 0.0, 1.0]), 3, lowest).tolist() == [2, 2, 2]
 
 
 def test_gaussian_draws_follow_the_gaussian() -> None:
