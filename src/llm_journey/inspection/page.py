@@ -49,7 +49,7 @@ def page(reading: Reading, max_cells: int = MAX_CELLS) -> str:
         scale=_png_uri(png(np.arange(LEVELS + 1, dtype=np.uint8)[None])),
         heads=_head_names(found.num_heads),
         rows=_lens_rows(reading),
-        left_out=[*reading.left_out, *_pooling_note(found.cell * factor)],
+        left_out=[*reading.left_out, *_pooling_note(found.cell * factor, factor)],
         title=label(spelled(" ".join(reading.text[:200].split()).encode("utf-8", "replace")), 70) or "(no text)",
     )
 
@@ -157,8 +157,9 @@ def _lens_rows(reading: Reading) -> list[dict[str, Any]]:
     ]
 
 
-def _pooling_note(cell: int) -> list[str]:
-    if cell == 1:
+def _pooling_note(cell: int, factor: int) -> list[str]:
+    """What the page leaves out beyond what the reading has left out already."""
+    if factor == 1:
         return []
     return [f"one cell of a map stands for {cell} × {cell} positions; name a layer (--layer) to see its maps finer"]
 
