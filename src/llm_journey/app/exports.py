@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CERTIFICATE, MODELFILE, CARD = "certificate.json", "Modelfile", "README.md"
 FORMATS = ("hf", "gguf")
 # Bounds of an export. Folders: float32 sums taken in another order. GGUF: mean KL in nats. The quickstart's model
-# measures 2e-7 (f16), 9e-5 (q8_0), 8e-3 (q4_1), 9e-3 (q4_0); SmolLM2-135M, already on Q4_1's grid, 3e-6, 2e-3, 0 and 0.56.
+# measures 2e-7 (f16), 9e-5 (q8_0), 8e-3 (q4_1), 9e-3 (q4_0); SmolLM2, already on Q4_1's grid, 3e-6, 2e-3, 0 and 0.56.
 LOGIT_BOUND = 1e-4
 KL_BOUNDS = {"f16": 1e-4, "q8_0": 1e-2, "q4_1": 0.1, "q4_0": 1.0}
 _TEXTS = (
