@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_decoders import QWEN3, equal, small_decoder
+from small_decoders import BERT, MARIAN, MASKED, OWN_KINDS, QWEN3, equal, small_decoder, small_model
 
 from llm_journey.checkpoint.families import family_of
 from llm_journey.checkpoint.model_folder import (
@@ -20,47 +20,11 @@ from llm_journey.checkpoint.model_folder import (
     save_model,
 )
 from llm_journey.core.errors import BadInputError
-from llm_journey.model.config import TransformerConfig
 from llm_journey.model.encoder import Encoder
 from llm_journey.model.encoder_decoder import EncoderDecoder
-from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import TokenizerConfig
 from llm_journey.tokenizer.train import train_tokenizer
 from llm_journey.tokenizer.wordpiece import WordPiece
-
-POST_NORM: dict[str, Any] = {"norm": "layernorm", "norm_placement": "post", "bias": True}
-BERT: dict[str, Any] = POST_NORM | {
-    "kind": "encoder",
-    "positions": "learned",
-    "mlp": "gelu",
-    "token_types": 2,
-    "embedding_norm": True,
-}
-MASKED: dict[str, Any] = BERT | {"head_transform": True, "head_bias": True}
-MARIAN: dict[str, Any] = POST_NORM | {
-    "kind": "encoder_decoder",
-    "norm_epsilon": 1e-5,
-    "positions": "sinusoidal_halves",
-    "mlp": "relu",
-    "head_bias": True,
-}
-# What no family of Hugging Face's has together.
-OWN: list[dict[str, Any]] = [
-    {"kind": "encoder", "qk_norm": True},
-    BERT | {"head_bias": True},
-    MASKED | {"pooler": True},
-    {"kind": "encoder_decoder", "num_decoder_layers": 1, "num_kv_heads": 1},
-]
-
-
-def _model(seed: int = 0, **choices: Any) -> Model:
-    sizes = {"vocab_size": 29, "width": 8, "num_layers": 2, "num_heads": 2, "mlp_width": 12, "context": 16}
-    model = make_model(TransformerConfig(**(sizes | choices))).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(generator=generator)
-    return model
 
 
 def _rewrite(directory: Path, change: Any) -> None:
@@ -74,9 +38,9 @@ def _edit(directory: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("choices", OWN)
+@pytest.mark.parametrize("choices", OWN_KINDS)
 def test_choices_of_no_family_are_saved_in_our_own_format(choices: dict[str, Any], tmp_path: Path) -> None:
-    model = _model(**choices)
+    model = small_model(**choices)
     assert family_of(model.config) is None
     save_model(model, tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llm_journey"
@@ -100,7 +64,7 @@ def test_our_config_from_before_there_were_kinds_still_opens(tmp_path: Path) -> 
 
 def test_files_of_older_berts_are_read(tmp_path: Path) -> None:
     """gamma and beta, the position numbers as a buffer, the head's copies of what it is tied to."""
-    model = _model(**MASKED | {"pooler": True, "next_sentence": True})
+    model = small_model(**MASKED | {"pooler": True, "next_sentence": True})
     save_model(model, tmp_path / "model")
 
     def older(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -124,7 +88,7 @@ def test_files_of_older_berts_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pooler", [False, True])
 def test_an_encoder_alone_is_read_with_its_prefix_and_without(prefix: str, pooler: bool, tmp_path: Path) -> None:
     """sentence-transformers writes none; whether there is a pooler shows in the names alone."""
-    model = _model(**BERT | {"pooler": pooler})
+    model = small_model(**BERT | {"pooler": pooler})
     save_model(model, tmp_path / "model")
     names = load_file(tmp_path / "model" / "model.safetensors")
     assert "embeddings.word_embeddings.weight" in names and ("pooler.dense.weight" in names) == pooler
@@ -168,7 +132,7 @@ WRONG = [
 def test_tensors_that_do_not_fit_are_named(
     choices: dict[str, Any], change: dict[str, torch.Tensor | None], message: str, tmp_path: Path
 ) -> None:
-    save_model(_model(**choices), tmp_path / "model")
+    save_model(small_model(**choices), tmp_path / "model")
     _rewrite(
         tmp_path / "model",
         lambda tensors: {name: tensor for name, tensor in (tensors | change).items() if tensor is not None},
@@ -190,7 +154,7 @@ def test_tensors_that_do_not_fit_are_named(
 def test_a_lying_config_is_refused(
     choices: dict[str, Any], change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    save_model(_model(**choices), tmp_path / "model")
+    save_model(small_model(**choices), tmp_path / "model")
     _edit(tmp_path / "model", **change)
     with pytest.raises(BadInputError, match=message):
         load_model(tmp_path / "model")
@@ -198,10 +162,10 @@ def test_a_lying_config_is_refused(
 
 def test_position_tables_out_of_proportion_are_refused(tmp_path: Path) -> None:
     """No file's size bounds what is computed: 2**20 positions of 16 channels would take 64 MiB for a model of 20 kB."""
-    save_model(_model(**MARIAN), tmp_path / "narrow")
+    save_model(small_model(**MARIAN), tmp_path / "narrow")
     _edit(tmp_path / "narrow", max_position_embeddings=1 << 20)
     assert load_model(tmp_path / "narrow")[0].config.context == 1 << 20, "32 MiB are just allowed"
-    save_model(_model(**MARIAN | {"width": 16}), tmp_path / "sines")
+    save_model(small_model(**MARIAN | {"width": 16}), tmp_path / "sines")
     _edit(tmp_path / "sines", max_position_embeddings=1 << 20)
     with pytest.raises(
         BadInputError, match=r"context of 1048576 positions, whose tables take 64 MiB, more than the model"
@@ -215,8 +179,8 @@ def test_position_tables_out_of_proportion_are_refused(tmp_path: Path) -> None:
 
 def test_each_loader_takes_its_own_kind(tmp_path: Path) -> None:
     save_model(small_decoder(**QWEN3), tmp_path / "decoder")
-    save_model(_model(**BERT), tmp_path / "encoder")
-    save_model(_model(**MARIAN), tmp_path / "both")
+    save_model(small_model(**BERT), tmp_path / "encoder")
+    save_model(small_model(**MARIAN), tmp_path / "both")
     assert isinstance(load_encoder(tmp_path / "encoder")[0], Encoder)
     assert isinstance(load_encoder_decoder(tmp_path / "both")[0], EncoderDecoder)
     with pytest.raises(BadInputError, match="of kind 'encoder'; what generates text is of kind 'decoder'"):
@@ -233,7 +197,7 @@ def test_a_wordpiece_tokenizer_comes_with_its_encoder_and_no_decoder(tmp_path: P
         "model": {"type": "WordPiece", "vocab": {word: number for number, word in enumerate(words)}},
         "normalizer": {"type": "BertNormalizer", "lowercase": True},
     }
-    save_model(_model(**BERT), tmp_path / "encoder")
+    save_model(small_model(**BERT), tmp_path / "encoder")
     save_model(small_decoder(**QWEN3), tmp_path / "decoder")
     for name in ("encoder", "decoder"):
         (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -250,7 +214,7 @@ def test_a_wordpiece_tokenizer_comes_with_its_encoder_and_no_decoder(tmp_path: P
 def test_a_target_begins_with_the_padding_token(tmp_path: Path) -> None:
     """Marian's convention, which transformers' generate follows by decoder_start_token_id."""
     tokenizer = train_tokenizer(["the cat sat on the mat"] * 4, TokenizerConfig(vocab_size=270), processes=1)
-    save_model(_model(**MARIAN | {"vocab_size": 270}), tmp_path / "model", tokenizer=tokenizer)
+    save_model(small_model(**MARIAN | {"vocab_size": 270}), tmp_path / "model", tokenizer=tokenizer)
     padding = tokenizer.special_tokens[tokenizer.roles.padding]
     for name in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "model" / name).read_text())["decoder_start_token_id"] == padding
@@ -259,8 +223,8 @@ def test_a_target_begins_with_the_padding_token(tmp_path: Path) -> None:
 
 def test_the_config_of_a_family_is_exact() -> None:
     """family_of takes a family only for choices that it computes: each of these, changed alone, leaves it."""
-    assert family_of(_model(**BERT).config) == family_of(_model(**MASKED).config) == "bert"
-    assert family_of(_model(**MARIAN).config) == "marian"
+    assert family_of(small_model(**BERT).config) == family_of(small_model(**MASKED).config) == "bert"
+    assert family_of(small_model(**MARIAN).config) == "marian"
     shared: tuple[dict[str, Any], ...] = (
         {"norm": "rmsnorm"},
         {"norm_placement": "pre"},
@@ -273,8 +237,8 @@ def test_the_config_of_a_family_is_exact() -> None:
         {"qk_norm": True},
     )
     for change in (*shared, {"embedding_norm": False}, {"token_types": 0}, {"embedding_scale": True}):
-        assert family_of(_model(**BERT | change).config) is None, change
+        assert family_of(small_model(**BERT | change).config) is None, change
     for change in (*shared, {"embedding_norm": True}, {"head_bias": False}, {"norm_epsilon": 1e-6}):
-        assert family_of(_model(**MARIAN | change).config) is None, change
+        assert family_of(small_model(**MARIAN | change).config) is None, change
     for change in ({"embedding_norm": True}, {"embedding_scale": True}):
         assert family_of(small_decoder(**QWEN3 | change).config) is None
