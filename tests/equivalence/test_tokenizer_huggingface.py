@@ -225,3 +225,24 @@ def test_ranks_open_in_tiktoken(pattern: str, tmp_path: Path, monkeypatch: pytes
         assert encoding.encode(text, disallowed_special=()) == ours.encode(text)
     loaded = io.from_tiktoken_ranks(tmp_path / "ranks.tiktoken", pattern=pattern, special_tokens=ours.special_tokens)
     assert loaded.merges == ours.merges
+
+
+def test_bytes_that_a_vocabulary_lacks(tmp_path: Path) -> None:
+    """They are left out, and what stood around them comes together, as in tokenizers (SmolLM2's file lacks 21)."""
+    whole, lacking = trained("gpt2"), (0x04, 0x1D, 0xC0, 0xF1, 0xFF)
+    kept = {data: token for data, token in whole.vocabulary.items() if not (len(data) == 1 and data[0] in lacking)}
+    ours = Tokenizer(kept, whole.merges, special_tokens=whole.special_tokens, pattern="gpt2")
+    io.save(ours, tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in (
+        "the other one",
+        "th\x04e other\x1d\x04 one",
+        "\x04",
+        " \x04 x",
+        "\U00041234 of \U00052345",
+        "a\x1d.\x1d1",
+    ):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, text
+    assert ours.decode(ours.encode("th\x04e")) == "the"
+    assert ours.decode_bytes(ours.encode_bytes(b"th\xffe \xc0")) == b"the "
+    assert io.load(tmp_path).encode("th\x04e") == ours.encode("the")
