@@ -17,6 +17,7 @@ from llm_journey.app.language_model import open_model
 from llm_journey.checkpoint.gguf.model import write_gguf
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.parity.random_models import random_encoder, random_encoder_decoder
 
 QUIET = {"temperature": 0, "max_new_tokens": 8}
 
@@ -90,6 +91,41 @@ def test_a_folder_for_transformers_is_certified(shared_home: Path, tmp_path: Pat
     source = open_model("rivers").directory
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"):
         assert (tmp_path / "new" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_folder_that_is_not_the_model_is_not_left(
+    shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted error: one number of the written folder is another."""
+    from llm_journey.app import imports
+    from llm_journey.checkpoint.tensor_files import read_tensors, write_tensors
+
+    write = imports.write_model_folder
+
+    def spoiled(source: Path, folder: Path) -> None:
+        write(source, folder)
+        tensors = read_tensors(folder / "model.safetensors")
+        tensors["model.layers.0.mlp.up_proj.weight"][0, 0] += 1.0
+        write_tensors(folder / "model.safetensors", tensors)
+
+    monkeypatch.setattr(imports, "write_model_folder", spoiled)
+    with pytest.raises(JourneyError, match="largest logit difference to transformers is .* over the bound"):
+        export_model("rivers", "hf", tmp_path / "new")
+    assert files_under(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["bert", "marian"])
+def test_other_kinds_of_model_are_certified_too(kind: str, tmp_path: Path) -> None:
+    """An encoder and an encoder-decoder go to transformers; llama.cpp's file is for decoders."""
+    model = random_encoder() if kind == "bert" else random_encoder_decoder()
+    save_model(model, tmp_path / kind)
+    done = export_model(str(tmp_path / kind), "hf", tmp_path / "new", licence="MIT")
+    assert done.certificate["largest_logit_difference"] <= 1e-4 and len(done.rows()) == 5
+    card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: MIT\n") and "| Largest logit difference |" in card
+    assert import_model(str(tmp_path / "new"), tmp_path / "again") == tmp_path / "again"
+    with pytest.raises(BadInputError, match="what generates text is of kind 'decoder'"):
+        export_model(str(tmp_path / kind), "gguf", tmp_path / "file")
 
 
 def test_a_gguf_file_goes_to_transformers_and_back(exported: Export, shared_home: Path, tmp_path: Path) -> None:

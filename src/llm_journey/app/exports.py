@@ -11,12 +11,14 @@ What was written is opened again and set beside the source in float32 on fixed t
 """
 
 import datetime
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, open_model
+from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name, open_model
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llm_journey.evaluation.agreement import Agreement
+    from llm_journey.model.config import TransformerConfig
 
 CERTIFICATE, MODELFILE, CARD = "certificate.json", "Modelfile", "README.md"
 FORMATS = ("hf", "gguf")
@@ -62,9 +65,7 @@ class Export:
             ("Written", str(self.file)),
             ("Size", f"{found['bytes'] / 1e6:,.1f} MB"),
             ("Compared", found["compared"]),
-            ("Largest logit difference", f"{found['largest_logit_difference']:.1e}"),
-            ("Same most likely token", f"{found['greedy_agreement']:.2%} of {found['positions']} positions"),
-            ("Mean KL", f"{found['mean_kl']:.1e} nats"),
+            *_measures(found),
             ("Certificate", str(self.folder / CERTIFICATE)),
         ]
 
@@ -84,14 +85,39 @@ def export_model(name_or_path: str, to: str, out: Path, *, type: str = "f16", li
     from llm_journey.checkpoint import tensor_files
 
     _check_target(out)
-    model = open_model(name_or_path)
-    write = _write_folder if to == "hf" else _write_gguf
+    path = find_model(name_or_path)
+    source = _Source(path, model_name(name_or_path, path), name_or_path, licence)
+    write = _write_gguf if to == "gguf" else _write_folder if source.is_decoder else _write_other_folder
     with tensor_files.writing(out), files.new_directory(out) as temporary:
-        name, certificate = write(model, temporary, type)
-        certificate = {"model": model.name, "format": to, **certificate, **_file_facts(temporary / name)}
+        name, certificate = write(source, temporary, type)
+        certificate = {"model": source.name, "format": to, **certificate, **_file_facts(temporary / name)}
         files.write_json(temporary / CERTIFICATE, certificate)
-        files.write_text(temporary / CARD, _card(model, name, certificate, _licence(model, name_or_path, licence)))
+        files.write_text(temporary / CARD, _card(source, name, certificate))
     return Export(out, out / name, certificate)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is exported. asked: the name or path that it was asked for by; licence: what the person says of it."""
+
+    path: Path
+    name: str
+    asked: str
+    licence: str | None
+
+    @cached_property
+    def config(self) -> "TransformerConfig":
+        from llm_journey.checkpoint.model_folder import load_config
+
+        return self.model.decoder.config if self.path.suffix == GGUF_SUFFIX else load_config(self.path)
+
+    @property
+    def is_decoder(self) -> bool:
+        return self.config.kind == "decoder"
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        return open_model(self.asked)
 
 
 def _check_target(out: Path) -> None:
@@ -103,16 +129,18 @@ def _check_target(out: Path) -> None:
         raise BadInputError(f"{out}: holds files that are no export; choose a new folder")
 
 
-def _write_folder(model: LanguageModel, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
+def _write_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
     """A folder in Hugging Face layout, and transformers' logits of it beside ours."""
     from llm_journey.app.imports import write_model_folder
     from llm_journey.checkpoint.families import FAMILIES, family_of
     from llm_journey.checkpoint.verify import open_with_transformers
 
-    family = family_of(model.decoder.config)
-    if family is None:
-        raise BadInputError(f"{model.name}: its choices fit none of {', '.join(FAMILIES)}; transformers cannot open it")
-    write_model_folder(model.directory, folder)
+    if family_of(source.config) is None:
+        raise BadInputError(
+            f"{source.name}: its choices fit none of {', '.join(FAMILIES)}; transformers cannot open it"
+        )
+    model = source.model
+    write_model_folder(source.path, folder)
     theirs = open_with_transformers(folder)
     agreement = _compare(model, lambda ids_bt: theirs(ids_bt).logits)
     _require(agreement.largest_logit_difference, LOGIT_BOUND, "the largest logit difference to transformers")
@@ -121,12 +149,32 @@ def _write_folder(model: LanguageModel, folder: Path, type: str) -> tuple[str, d
     return "model.safetensors", _findings(compared, agreement, {"largest_logit_difference": LOGIT_BOUND})
 
 
-def _write_gguf(model: LanguageModel, folder: Path, type: str) -> tuple[str, dict[str, Any]]:
+def _write_other_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
+    """An encoder's or an encoder-decoder's folder, and transformers' output of it beside ours on random ids."""
+    from llm_journey.app.imports import write_model_folder
+    from llm_journey.checkpoint.verify import compare_with_transformers
+
+    write_model_folder(source.path, folder)
+    config, draw = source.config, random.Random(0)
+    ids = [draw.randrange(config.vocab_size) for _ in range(min(config.context, 64))]
+    difference = compare_with_transformers(folder, ids)
+    _require(difference, LOGIT_BOUND, "the largest difference to transformers")
+    version = lineage.versions()["transformers"]
+    return "model.safetensors", {
+        "compared": f"{source.name} in float32 with this folder opened by transformers {version}",
+        "positions": len(ids),
+        "largest_logit_difference": difference,
+        **_made({"largest_logit_difference": LOGIT_BOUND}),
+    }
+
+
+def _write_gguf(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:
     """A GGUF file, and its logits, read back from the file, beside the model's own."""
     from llm_journey.checkpoint.gguf.model import FILE_TYPES, build_decoder, read_gguf, write_gguf
 
     if type not in FILE_TYPES:
         raise unknown_name("GGUF type", type, FILE_TYPES)
+    model = source.model
     name = f"{model.name.removesuffix(GGUF_SUFFIX)}-{type}{GGUF_SUFFIX}"
     write_gguf(
         model.decoder,
@@ -193,14 +241,13 @@ def _require(value: float, bound: float, what: str) -> None:
 
 
 def _findings(compared: str, agreement: "Agreement", bounds: dict[str, float]) -> dict[str, Any]:
-    return {
-        "compared": compared,
-        "texts": len(_TEXTS),
-        **agreement.describe(),
-        "bounds": bounds,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": lineage.versions(),
-    }
+    return {"compared": compared, "texts": len(_TEXTS), **agreement.describe(), **_made(bounds)}
+
+
+def _made(bounds: dict[str, float]) -> dict[str, Any]:
+    """The bounds that were held, when, and by which versions."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"bounds": bounds, "date": date, "versions": lineage.versions()}
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
@@ -243,56 +290,63 @@ def _chatml_system(model: LanguageModel) -> str | None:
     return system if before in ("", f"<|im_start|>system\n{system}<|im_end|>\n") and '"""' not in system else None
 
 
-def _licence(model: LanguageModel, name_or_path: str, asked: str | None) -> str:
+def _licence(source: _Source) -> str:
     """The licence of the weights: what the person says, what the catalog or the source's own card says."""
     from llm_journey.datasets.catalog import CATALOG
 
-    if asked:
-        return asked
-    if name_or_path in CATALOG:
-        return CATALOG[name_or_path].licence
-    for line in _source_card(model).splitlines():
+    if source.licence:
+        return source.licence
+    if source.asked in CATALOG:
+        return CATALOG[source.asked].licence
+    for line in _source_card(source).splitlines():
         key, _, value = line.partition(":")
         if key == "license" and value.strip():
             return value.strip()
     return "not stated by its source"
 
 
-def _source_card(model: LanguageModel) -> str:
-    path = model.directory / CARD
+def _source_card(source: _Source) -> str:
+    path = source.path / CARD
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _card(model: LanguageModel, name: str, certificate: dict[str, Any], licence: str) -> str:
+def _card(source: _Source, name: str, certificate: dict[str, Any]) -> str:
     """The certificate for people. The source's own card follows, without its metadata block."""
-    config = model.decoder.config
+    from llm_journey.model.cost import count_parameters
+
+    config, licence = source.config, _licence(source)
     shape = f"{config.num_layers} layers, {config.width} wide, {config.num_heads} heads, {config.context:,} tokens"
-    parameters = sum(parameter.numel() for parameter in model.decoder.parameters())
     if name.endswith(GGUF_SUFFIX):
-        use = f"llama-cli -m {name}\nollama create {model.name} -f {MODELFILE}"
+        use = f"llama-cli -m {name}\nollama create {source.name.removesuffix(GGUF_SUFFIX)} -f {MODELFILE}"
     else:
-        use = 'journey generate . "The city of"   # or transformers: AutoModelForCausalLM.from_pretrained(".")'
+        use = 'journey models show .   # in transformers: from_pretrained(".")'
     bounds = ", ".join(f"{key} <= {value:g}" for key, value in certificate["bounds"].items())
     sections = [
-        f"---\nlicense: {licence}\npipeline_tag: text-generation\ntags: [llm-journey]\n---",
-        f"# {model.name}",
-        f"{parameters:,} parameters: {shape}. Licence of the weights: {licence}.",
+        f"---\nlicense: {licence}\ntags: [llm-journey]\n---",
+        f"# {source.name}",
+        f"{count_parameters(config).total:,} parameters: {shape}. Licence of the weights: {licence}.",
         f"## Use\n\n```\n{use}\n```",
-        f"## Certificate\n\nCompared: {certificate['compared']}, at {certificate['positions']} positions of "
-        f"{certificate['texts']} fixed texts. Bound: {bounds}.\n\n{_table(certificate)}",
+        f"## Certificate\n\nCompared: {certificate['compared']}, at {certificate['positions']} positions. "
+        f"Bound: {bounds}.\n\n{_table(certificate)}",
     ]
-    _, _, body = _source_card(model).removeprefix("---\n").partition("\n---\n")
+    _, _, body = _source_card(source).removeprefix("---\n").partition("\n---\n")
     if body.strip():
         sections.append(f"## The source's own card\n\n{body.strip()}")
     return "\n\n".join(sections) + "\n"
 
 
 def _table(certificate: dict[str, Any]) -> str:
-    rows = [
-        ("largest logit difference", f"{certificate['largest_logit_difference']:.2e}"),
-        ("same most likely token", f"{certificate['greedy_agreement']:.2%}"),
-        ("the same where the lead exceeds 0.05", f"{certificate['decided_agreement']:.2%}"),
-        ("mean KL, nats", f"{certificate['mean_kl']:.2e}"),
-        ("largest KL, nats", f"{certificate['largest_kl']:.2e}"),
-    ]
-    return "\n".join(["| measure | value |", "| --- | ---: |", *(f"| {name} | {value} |" for name, value in rows)])
+    lines = [f"| {label} | {value} |" for label, value in _measures(certificate)]
+    return "\n".join(["| measure | value |", "| --- | ---: |", *lines])
+
+
+def _measures(certificate: dict[str, Any]) -> list[tuple[str, str]]:
+    """(label, value) of what was measured; an encoder's folder has fewer."""
+    shown = {
+        "largest_logit_difference": ("Largest logit difference", ".2e"),
+        "greedy_agreement": ("Same most likely token", ".2%"),
+        "decided_agreement": ("The same where the lead exceeds 0.05", ".2%"),
+        "mean_kl": ("Mean KL, nats", ".2e"),
+        "largest_kl": ("Largest KL, nats", ".2e"),
+    }
+    return [(label, f"{certificate[key]:{form}}") for key, (label, form) in shown.items() if key in certificate]
