@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm_journey.app.opening import AnyTextModel
+    from llm_journey.app.opening import AnyModel
     from llm_journey.app.runs import TrainedRun
     from llm_journey.training.observer import Observer
     from llm_journey.training.recipe import Recipe
@@ -29,17 +29,18 @@ __all__ = ["load", "train"]
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def load(model: str | Path) -> "AnyTextModel":
-    """A model to generate and chat with.
+def load(model: str | Path) -> "AnyModel":
+    """A model to generate, chat or embed with.
 
     model: a run's name (`journey runs list`), a catalog model (`journey models list`), or a folder in Hugging Face
     layout. Returns an object with `generate(text)`, `chat(messages)`, `stream(text)` and `tokenizer`; of an encoder
-    one with `fill(text)`, of an encoder-decoder one with `rewrite(text)`. A notebook shows it as a table. Raises
-    llm_journey.core.errors.BadInputError where nothing can be opened under that name.
+    one with `fill(text)`, of an encoder-decoder one with `rewrite(text)`, of a sentence-transformers model one with
+    `embed(texts)` ("all-minilm-l6-v2"). A notebook shows it as a table. Raises llm_journey.core.errors.BadInputError
+    where nothing can be opened under that name.
     """
-    from llm_journey.app.opening import open_any
+    from llm_journey.app.opening import open_model_or_embedder
 
-    return open_any(str(model))
+    return open_model_or_embedder(str(model))
 
 
 def train(

@@ -9,6 +9,7 @@ from llm_journey.app.recipes import recipe_for_source
 from llm_journey.app.training import pull_source
 from llm_journey.core.config import dump
 from llm_journey.core.errors import BadInputError
+from llm_journey.tokenizer.wordpiece import WordPiece, is_wordpiece
 from llm_journey.training.observer import Observer
 
 VOCABULARY_FILE = "vocabulary.json"
@@ -103,13 +104,15 @@ class TokenizerView:
     """A tokenizer to look at, and what its vocabulary report says (empty where it has none)."""
 
     directory: Path
-    tokenizer: "Tokenizer"
+    tokenizer: "Tokenizer | WordPiece"
     report: dict[str, Any]
 
     def tokens(self, text: str) -> list[tuple[int, str]]:
-        """(id, text) of each token of `text`; bytes that are no whole character as U+FFFD."""
-        ids = self.tokenizer.encode(text)
-        return [(token, self.tokenizer.id_to_bytes(token).decode("utf-8", "replace")) for token in ids]
+        """(id, text) of each token of `text`, special ones included; bytes that are no whole character as U+FFFD."""
+        tokenizer = self.tokenizer
+        if isinstance(tokenizer, WordPiece):
+            return [(token, tokenizer.id_to_piece(token)) for token in tokenizer.encode(text)]
+        return [(token, tokenizer.id_to_bytes(token).decode("utf-8", "replace")) for token in tokenizer.encode(text)]
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, value) rows of the main facts."""
@@ -117,9 +120,9 @@ class TokenizerView:
         rows = [
             ("folder", str(self.directory)),
             ("vocabulary", f"{self.tokenizer.vocab_size:,}"),
-            ("split pattern", self.tokenizer.pattern),
+            ("split pattern", self._pattern),
             ("special tokens", special),
-            ("chat template", "yes" if self.tokenizer.chat_template else "none"),
+            ("chat template", "yes" if self._chat_template else "none"),
         ]
         forms = {
             "bytes_per_token": ("bytes per token", "{:.2f}"),
@@ -139,12 +142,23 @@ class TokenizerView:
         return {
             "path": str(self.directory),
             "vocab_size": self.tokenizer.vocab_size,
-            "pattern": self.tokenizer.pattern,
+            "pattern": self._pattern,
             "special_tokens": self.tokenizer.special_tokens,
-            "chat_template": self.tokenizer.chat_template,
+            "chat_template": self._chat_template,
             "fingerprint": self.tokenizer.fingerprint,
             "report": self.report,
         }
+
+    @property
+    def _pattern(self) -> str:
+        """How text is cut into words."""
+        if isinstance(self.tokenizer, WordPiece):
+            return f"wordpiece, {'lower case' if self.tokenizer.options.lower_case else 'cased'}"
+        return self.tokenizer.pattern
+
+    @property
+    def _chat_template(self) -> str | None:
+        return None if isinstance(self.tokenizer, WordPiece) else self.tokenizer.chat_template
 
 
 def view_tokenizer(name_or_path: str) -> TokenizerView:
@@ -165,4 +179,5 @@ def view_tokenizer(name_or_path: str) -> TokenizerView:
         from llm_journey.checkpoint.gguf.model import read_tokenizer
 
         return TokenizerView(directory, read_tokenizer(directory), report)
-    return TokenizerView(directory, io.load(directory), report)
+    tokenizer = WordPiece.load(directory) if is_wordpiece(directory) else io.load(directory)
+    return TokenizerView(directory, tokenizer, report)

@@ -156,7 +156,7 @@ class LanguageModel:
 def open_model(name_or_path: str) -> LanguageModel:
     """The model of a run's name, a catalog name, a folder, or a GGUF file. A catalog model that is not on this machine
     is pulled, which is said on standard error. Raises BadInputError that says what can be opened."""
-    path = find_model(name_or_path)
+    path = find_text_model(name_or_path)
     decoder, tokenizer, generation = _read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path)
     defaults = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
     stop_ids = _stop_ids(generation, tokenizer)
@@ -183,6 +183,19 @@ def find_model(name_or_path: str) -> Path:
     raise BadInputError(
         f"unknown model {name_or_path!r}: no folder, no run ({suggestion(name_or_path)}), no catalog model ({models})"
     )
+
+
+def find_text_model(name_or_path: str) -> Path:
+    """`find_model` for what writes text: a catalog model that only embeds texts is refused before it is pulled."""
+    from llm_journey.datasets.catalog import CATALOG
+
+    here = Path(name_or_path).expanduser().exists() or has_run(name_or_path)
+    entry = None if here else CATALOG.get(name_or_path)
+    if entry is not None and "modules.json" in {file.name for file in entry.files}:
+        raise BadInputError(
+            f"{name_or_path!r} ({entry.title}) generates no text, it embeds: journey embed {name_or_path} TEXT"
+        )
+    return find_model(name_or_path)
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
@@ -220,8 +233,6 @@ def _catalog_model(name: str) -> Path:
     entry = CATALOG[name]
     if entry.kind != "model":
         raise BadInputError(f"{name!r} is a {entry.kind}, not a model; `journey models list` shows the models")
-    if "generation_config.json" not in {file.name for file in entry.files}:
-        raise BadInputError(f"{name!r} ({entry.title}) generates no text; {_CAN_OPEN}")
     folder = locate(entry) or _pull(name)
     if (folder / "model.safetensors").is_file():
         return folder

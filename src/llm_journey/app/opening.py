@@ -2,11 +2,26 @@
 
 from pathlib import Path
 
+from llm_journey.app.embedder import Embedder, makes_vectors, open_embedder
 from llm_journey.app.encoders import MaskFiller, Rewriter
-from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name, open_model
+from llm_journey.app.language_model import (
+    GGUF_SUFFIX,
+    LanguageModel,
+    find_model,
+    find_text_model,
+    model_name,
+    open_model,
+)
 from llm_journey.core.errors import BadInputError
 
 AnyTextModel = LanguageModel | MaskFiller | Rewriter
+AnyModel = AnyTextModel | Embedder
+
+
+def open_model_or_embedder(name_or_path: str) -> AnyModel:
+    """`open_any`, or an Embedder where the model's folder says how its texts become vectors."""
+    path = find_model(name_or_path)
+    return open_embedder(name_or_path, path) if makes_vectors(path) else open_any(name_or_path)
 
 
 def open_any(name_or_path: str) -> AnyTextModel:
@@ -14,7 +29,7 @@ def open_any(name_or_path: str) -> AnyTextModel:
     (encoder) or a Rewriter (encoder-decoder). Raises BadInputError that says what can be opened."""
     from llm_journey.checkpoint.model_folder import load_config
 
-    path = find_model(name_or_path)
+    path = find_text_model(name_or_path)
     if path.suffix == GGUF_SUFFIX:
         return open_model(name_or_path)
     match load_config(path).kind:

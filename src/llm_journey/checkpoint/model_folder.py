@@ -29,7 +29,7 @@ from llm_journey.model.encoder_decoder import EncoderDecoder
 from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
-from llm_journey.tokenizer.wordpiece import WordPiece
+from llm_journey.tokenizer.wordpiece import WordPiece, is_wordpiece
 
 CONFIG, WEIGHTS, GENERATION, CARD = "config.json", "model.safetensors", "generation_config.json", "README.md"
 OWN_TYPE = "llm_journey"
@@ -128,12 +128,9 @@ def load_encoder_decoder(directory: Path) -> tuple[EncoderDecoder, Tokenizer | W
 
 def load_tokenizer(directory: Path) -> Tokenizer | WordPiece | None:
     """The tokenizer of a folder: byte-level BPE, or WordPiece; None where there is no tokenizer.json."""
-    path = directory / tokenizer_io.TOKENIZER_FILE
-    if not path.is_file():
+    if not (directory / tokenizer_io.TOKENIZER_FILE).is_file():
         return None
-    model = tokenizer_io.read_object(path).get("model")
-    wordpiece = isinstance(model, dict) and model.get("type", "WordPiece") == "WordPiece" and "merges" not in model
-    return WordPiece.load(directory) if wordpiece else tokenizer_io.load(directory)
+    return WordPiece.load(directory) if is_wordpiece(directory) else tokenizer_io.load(directory)
 
 
 def load_config(directory: Path) -> TransformerConfig:

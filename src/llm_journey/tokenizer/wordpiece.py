@@ -10,13 +10,14 @@ Unicode 8 are classed differently there; the vocabularies of BERT models do not 
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import regex
 
 from llm_journey.core.errors import BadInputError
+from llm_journey.core.files import sha256_json
 from llm_journey.tokenizer.io import CONFIG_FILE, MAX_FILE_BYTES, TOKENIZER_FILE, read_object
 
 VOCABULARY_FILE = "vocab.txt"
@@ -92,6 +93,18 @@ class WordPiece:
         """One more than the largest id."""
         return max(self._names) + 1
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides about ids: equal fingerprints, equal ids."""
+        return sha256_json({"vocabulary": self.vocabulary, "options": asdict(self.options)})
+
+    def id_to_piece(self, token: int) -> str:
+        """One piece as the vocabulary spells it: what continues a word begins with ##."""
+        try:
+            return self._names[token]
+        except KeyError:
+            raise BadInputError(f"id {token!r} is not in this vocabulary of {self.vocab_size} tokens") from None
+
     def encode(self, text: str, *, add_special: bool = True, allow_special: bool = False) -> list[int]:
         """The ids of `text`, between [CLS] and [SEP] where `add_special`.
 
@@ -162,6 +175,13 @@ class WordPiece:
             else:
                 return unknown
         return ids
+
+
+def is_wordpiece(path: Path) -> bool:
+    """Whether a folder's tokenizer.json, or this file, is a WordPiece vocabulary; False where there is none."""
+    file = path / TOKENIZER_FILE if path.is_dir() else path
+    model = read_object(file).get("model") if file.is_file() else None
+    return isinstance(model, dict) and model.get("type", "WordPiece") == "WordPiece" and "merges" not in model
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
