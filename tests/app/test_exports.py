@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_the_model_is_not_left(
         write_tensors(folder / "model.safetensors", tensors)
 
     monkeypatch.setattr(imports, "write_model_folder", spoiled)
-    with pytest.raises(JourneyError, match="largest logit difference to transformers is .* over the bound"):
+    with pytest.raises(JourneyError, match=r"largest logit difference to transformers is .* over the bound"):
         export_model("rivers", "hf", tmp_path / "new")
     assert files_under(tmp_path) == []
 
