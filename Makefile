@@ -43,6 +43,7 @@ format: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/tokenizer.py --append
 	$(BIN)/python benchmarks/mfu.py --append
+	$(BIN)/python benchmarks/gguf.py --append
 	$(BIN)/python benchmarks/recipes.py quickstart small --append
 ifdef NANOGPT
 	$(BIN)/python benchmarks/pretrain.py --nanogpt $(NANOGPT) --text $(TEXT) --append

