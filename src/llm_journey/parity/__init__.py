@@ -7,7 +7,7 @@ then fails, so no row compares a thing with itself.
 
 from collections.abc import Iterable
 
-from llm_journey.parity import architecture, learning, mathematics, sequences, tokens
+from llm_journey.parity import architecture, artifacts, learning, mathematics, sequences, tokens
 from llm_journey.parity.equality import Equality, Outcome, measure
 
 EQUALITIES: tuple[Equality, ...] = (
@@ -16,6 +16,7 @@ EQUALITIES: tuple[Equality, ...] = (
     *learning.EQUALITIES,
     *sequences.EQUALITIES,
     *tokens.EQUALITIES,
+    *artifacts.EQUALITIES,
 )
 
 __all__ = ["EQUALITIES", "Equality", "Outcome", "measure", "select"]

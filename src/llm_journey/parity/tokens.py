@@ -14,7 +14,7 @@ from llm_journey.tokenizer.pretokenize import PATTERNS
 from llm_journey.tokenizer.train import train_tokenizer
 from llm_journey.tokenizer.wordpiece import WordPiece
 
-_TEXTS = [
+TEXTS = [
     *(topics.topics[name] for name in sorted(topics.topics)),
     "Ünïcödé, naïve café; Straße, ΑΣ ΟΔΟΣ, עברית, العربية ١٢٣, हिन्दी, ไทย, 日本語テキスト、中文, 한국어,\n"
     "👩‍👩‍👧‍👦 🇫🇷 ½ Ⅻ",
@@ -30,8 +30,9 @@ _MESSAGES = [
 
 
 @cache
-def _trained() -> Tokenizer:
-    return train_tokenizer(_TEXTS, TokenizerConfig(vocab_size=_SIZE, pattern="gpt2"), processes=1)
+def trained() -> Tokenizer:
+    """A vocabulary of 2,000 tokens learned from the texts above."""
+    return train_tokenizer(TEXTS, TokenizerConfig(vocab_size=_SIZE, pattern="gpt2"), processes=1)
 
 
 def _merges(planted: bool) -> float:
@@ -46,11 +47,11 @@ def _merges(planted: bool) -> float:
     trainer = trainers.BpeTrainer(
         vocab_size=_SIZE, initial_alphabet=alphabet, special_tokens=special, show_progress=False
     )
-    peer.train_from_iterator(_TEXTS, trainer)
+    peer.train_from_iterator(TEXTS, trainer)
     model = json.loads(peer.to_str())["model"]
     ids, shift = model["vocab"], len(special)
     theirs = [(ids[left] - shift, ids[right] - shift) for left, right in model["merges"]]
-    ours = _trained().merges
+    ours = trained().merges
     if planted:
         ours = [ours[1], ours[0], *ours[2:]]
     differing = sum(one != other for one, other in zip(ours, theirs, strict=False))
@@ -62,12 +63,12 @@ def _encoding(planted: bool) -> float:
     from tokenizers import Tokenizer as Peer
 
     with tempfile.TemporaryDirectory() as temporary:
-        io.save(_trained(), Path(temporary))
+        io.save(trained(), Path(temporary))
         peer: Any = Peer.from_file(str(Path(temporary) / "tokenizer.json"))
-    texts = [text + "\u00a0" * planted for text in _TEXTS]
-    ours = _trained().encode_batch(texts)
+    texts = [text + "\u00a0" * planted for text in TEXTS]
+    ours = trained().encode_batch(texts)
     return float(
-        sum(ids != peer.encode(text, add_special_tokens=False).ids for ids, text in zip(ours, _TEXTS, strict=True))
+        sum(ids != peer.encode(text, add_special_tokens=False).ids for ids, text in zip(ours, TEXTS, strict=True))
     )
 
 
@@ -78,18 +79,18 @@ def _ranks(planted: bool) -> float:
 
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "ranks.tiktoken"
-        io.to_tiktoken_ranks(_trained(), path)
+        io.to_tiktoken_ranks(trained(), path)
         ranks = load_tiktoken_bpe(str(path))
     pattern = PATTERNS["cl100k" if planted else "gpt2"].source
     encoding = tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    return float(sum(encoding.encode_ordinary(text) != _trained().encode(text) for text in _TEXTS))
+    return float(sum(encoding.encode_ordinary(text) != trained().encode(text) for text in TEXTS))
 
 
 def _wordpiece(planted: bool) -> float:
     """How many texts get other ids than from BertTokenizerFast with the same vocabulary."""
     import transformers
 
-    words = sorted({word for text in _TEXTS[:40] for word in text.lower().split() if word.isalpha()})
+    words = sorted({word for text in TEXTS[:40] for word in text.lower().split() if word.isalpha()})
     pieces = [f"##{word[cut:]}" for word in words for cut in (2, 3) if len(word) > cut]
     letters = [chr(code) for code in range(33, 127)]
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
@@ -100,7 +101,7 @@ def _wordpiece(planted: bool) -> float:
         vocabulary["the"], vocabulary["in"] = vocabulary["in"], vocabulary["the"]
     ours = WordPiece(vocabulary)
     return float(
-        sum(ours.encode(text, add_special=False) != peer.encode(text, add_special_tokens=False) for text in _TEXTS)
+        sum(ours.encode(text, add_special=False) != peer.encode(text, add_special_tokens=False) for text in TEXTS)
     )
 
 
@@ -110,7 +111,7 @@ def _chat(planted: bool) -> float:
 
     library: Any = transformers
     with tempfile.TemporaryDirectory() as temporary:
-        io.save(_trained(), Path(temporary))
+        io.save(trained(), Path(temporary))
         peer = library.PreTrainedTokenizerFast(tokenizer_file=str(Path(temporary) / "tokenizer.json"))
     differing = 0
     for stop in range(1, len(_MESSAGES) + 1):
