@@ -172,6 +172,8 @@ def test_what_cannot_be_exported(shared_home: Path, tmp_path: Path) -> None:
         export_model("rivers", "onnx", tmp_path / "new")
     with pytest.raises(BadInputError, match="unknown GGUF type 'q5_1'"):
         export_model("rivers", "gguf", tmp_path / "new", type="q5_1")
+    with pytest.raises(BadInputError, match="a folder for transformers keeps the model's numbers"):
+        export_model("rivers", "hf", tmp_path / "new", type="f16")
     with pytest.raises(BadInputError, match="--out names a folder"):
         export_model("rivers", "gguf", tmp_path / "new.gguf")
     (tmp_path / "full").mkdir()

@@ -74,14 +74,19 @@ class Export:
         return {"folder": str(self.folder), "file": str(self.file), "certificate": self.certificate}
 
 
-def export_model(name_or_path: str, to: str, out: Path, *, type: str = "f16", licence: str | None = None) -> Export:
+def export_model(
+    name_or_path: str, to: str, out: Path, *, type: str | None = None, licence: str | None = None
+) -> Export:
     """Write a model as `to` ("hf" or "gguf") into the new folder `out`, certified.
 
-    type: of a GGUF file's matrices (f16, q8_0, q4_0, q4_1). licence: of the weights, where the source names none.
-    Raises BadInputError for what cannot be asked, JourneyError where the export is over its bound: nothing is left.
+    type: of a GGUF file's matrices (f16 where none is given, q8_0, q4_0, q4_1). licence: of the weights, where the
+    source names none. Raises BadInputError for what cannot be asked, JourneyError where the export is over
+    its bound: nothing is left.
     """
     if to not in FORMATS:
         raise unknown_name("export format", to, FORMATS)
+    if to == "hf" and type is not None:
+        raise BadInputError("a type is of a GGUF file's matrices; a folder for transformers keeps the model's numbers")
     from llm_journey.checkpoint import tensor_files
 
     _check_target(out)
@@ -89,7 +94,7 @@ def export_model(name_or_path: str, to: str, out: Path, *, type: str = "f16", li
     source = _Source(path, model_name(name_or_path, path), name_or_path, licence)
     write = _write_gguf if to == "gguf" else _write_folder if source.is_decoder else _write_other_folder
     with tensor_files.writing(out), files.new_directory(out) as temporary:
-        name, certificate = write(source, temporary, type)
+        name, certificate = write(source, temporary, type or "f16")
         certificate = {"model": source.name, "format": to, **certificate, **_file_facts(temporary / name)}
         files.write_json(temporary / CERTIFICATE, certificate)
         files.write_text(temporary / CARD, _card(source, name, certificate))

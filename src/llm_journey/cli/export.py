@@ -21,8 +21,11 @@ def export(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.", show_default=False)],
     type_: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="Of a GGUF file's matrices: f16, q8_0, q4_1 or q4_0.")
-    ] = "f16",
+        str | None,
+        typer.Option(
+            "--type", metavar="TYPE", help="Of a GGUF file's matrices: f16 (the default), q8_0, q4_1 or q4_0."
+        ),
+    ] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", metavar="TEXT", help="Of the weights, where the source names none.")
     ] = None,
