@@ -106,3 +106,16 @@ def test_a_packed_layer_has_gradients_and_knows_other_types() -> None:
         assert double(torch.ones(2, 8, dtype=torch.float64)).dtype == torch.float64
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert packed(torch.ones(2, 8)).dtype == torch.bfloat16
+
+
+def test_two_threads_give_what_one_gives_and_leave_the_setting(encoder: Encoder) -> None:
+    texts = [[1 + (index * 7 + place) % 49 for place in range(1 + index % 30)] for index in range(60)]
+    alone = embed_ids(encoder, texts, max_batch_tokens=64)
+    torch.set_num_threads(2)
+    told: list[int] = []
+    together = embed_ids(encoder, texts, max_batch_tokens=64, on_batch=told.append)
+    assert torch.get_num_threads() == 2 and sum(told) == 60
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    with pytest.raises(BadInputError, match="33 positions"):
+        embed_ids(encoder, [*texts, [1] * 33], max_batch_tokens=64)
+    assert torch.get_num_threads() == 2
