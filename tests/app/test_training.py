@@ -75,7 +75,7 @@ def test_quickstart_puts_everything_together(empty_home: Path, corpus: Path) -> 
         *(f"data.source={corpus}", "data.held_out=0.2", "tokenizer.vocab_size=300", "training.steps=6"),
         *("model.width=16", "model.num_layers=1", "model.num_heads=2", "model.context=32", "training.validations=1"),
     ]
-    summary = run_quickstart(overrides=small, observer=Observer())
+    summary = run_quickstart(overrides=small, chat=False, observer=Observer())
     described = summary.describe()
     assert described["name"] == "quickstart" and described["failures"] == {}
     assert [sample["prompt"] for sample in described["samples"]] == [

@@ -1,17 +1,20 @@
-"""The main job in one go: from the pulled corpus to a measured model, with the time of each stage."""
+"""The main job in one go: from the pulled corpus to a measured model, and a word with a published one beside it."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_journey.app.language_model import open_model
 from llm_journey.app.runs import MODEL_FOLDER, TrainedRun
-from llm_journey.app.training import train_and_measure
+from llm_journey.app.training import describe_error, train_and_measure
+from llm_journey.core.errors import JourneyError
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import load_recipe
 
 RECIPE = "quickstart"
 _PROMPTS_SHOWN = 3
+CHAT_MODEL, QUESTION = "smollm2-135m-instruct", "What is the capital of France?"
 
 
 class StageTimes(Observer):
@@ -63,12 +66,16 @@ class StageTimes(Observer):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a quickstart made. samples: (prompt, continuation) pairs; stages: seconds each; seconds: of the whole."""
+    """What a quickstart made. samples: (prompt, continuation) pairs; stages: seconds each; seconds: of the whole.
+
+    answer: what the published model said to QUESTION; None where it was not asked or could not be had.
+    """
 
     run: TrainedRun
     stages: dict[str, float]
     seconds: float
     samples: list[tuple[str, str]] = field(default_factory=list)
+    answer: str | None = None
 
     @property
     def next_commands(self) -> list[tuple[str, str]]:
@@ -76,6 +83,7 @@ class Summary:
         name = self.run.name
         return [
             ("write with your model", f'journey generate {name} "The city of"'),
+            ("talk to a published model", f"journey chat {CHAT_MODEL}"),
             ("train a better one, 20 minutes", "journey train small"),
             ("train on your own text", "journey train quickstart --set data.source=PATH --name mine"),
             ("read the recipe of this run", "journey runs show " + name),
@@ -95,14 +103,18 @@ class Summary:
             "beaten": self.beaten(),
             "failures": self.run.failures,
             "samples": [{"prompt": prompt, "text": text} for prompt, text in self.samples],
+            "chat": None if self.answer is None else {"model": CHAT_MODEL, "question": QUESTION, "answer": self.answer},
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "seconds": round(self.seconds, 3),
             "next": [command for _, command in self.next_commands],
         }
 
 
-def run_quickstart(*, name: str | None = None, overrides: Sequence[str] = (), observer: Observer) -> Summary:
-    """Pull, prepare, train and measure by the `quickstart` recipe, then let the model write.
+def run_quickstart(
+    *, name: str | None = None, overrides: Sequence[str] = (), chat: bool = True, observer: Observer
+) -> Summary:
+    """Pull, prepare, train and measure by the `quickstart` recipe, then let the model write; with `chat`, pull
+    CHAT_MODEL too and ask it QUESTION through the same code.
 
     Raises what `train_and_measure` raises; the summary of an interrupted run has no samples.
     """
@@ -112,6 +124,17 @@ def run_quickstart(*, name: str | None = None, overrides: Sequence[str] = (), ob
     if run.status == "finished":
         times.stage("writing samples")
         prompts = load_recipe(run.directory).training.sample_prompts[:_PROMPTS_SHOWN]
-        model = run.model() if prompts else None
+        model = open_model(run.name) if prompts else None
         samples = [(text, model.generate(text, seed=0, max_new_tokens=60)) for text in prompts if model]
-    return Summary(run, times.finish(), times.total, samples)
+    answer = _ask(times) if chat and run.status == "finished" else None
+    return Summary(run, times.finish(), times.total, samples, answer)
+
+
+def _ask(observer: Observer) -> str | None:
+    """A published model's answer. That it cannot be had costs no quickstart: the reason is said."""
+    observer.stage(f"asking {CHAT_MODEL}")
+    try:
+        return open_model(CHAT_MODEL).chat(QUESTION, temperature=0.0, max_new_tokens=60)
+    except JourneyError as error:
+        observer.message(f"{CHAT_MODEL} was not asked: {describe_error(error)}")
+        return None
