@@ -91,8 +91,10 @@ class MaskFiller(_TextModel):
         """The encoder."""
         return self.encoder
 
-    def generate(self, text: str) -> str:
-        """`text` with the likeliest token at each mask."""
+    def generate(self, text: str, **settings: Any) -> str:
+        """`text` with the likeliest token at each mask. Nothing is drawn, so it takes no settings (BadInputError)."""
+        if settings:
+            raise BadInputError(f"{self.name} fills masks, and draws nothing: leave out {', '.join(settings)}")
         return self.filled(text, self.fill(text, top=1))
 
     def fill(self, text: str, *, top: int = 5) -> list[list[Guess]]:

@@ -12,7 +12,7 @@ from llm_journey.core.errors import BadInputError
 from llm_journey.core.paths import inside, runs_dir
 
 if TYPE_CHECKING:
-    from llm_journey.app.language_model import LanguageModel
+    from llm_journey.app.opening import AnyTextModel
     from llm_journey.reports.run_data import Run
 
 RUN_FILE, MODEL_FOLDER, REPORT_FILE = "run.json", "model", "report.html"
@@ -66,11 +66,11 @@ class TrainedRun:
         path = self.directory / REPORT_FILE
         return path if path.is_file() else None
 
-    def model(self) -> "LanguageModel":
+    def model(self) -> "AnyTextModel":
         """The trained model. Raises BadInputError where the run has saved none yet."""
-        from llm_journey.app.language_model import open_model
+        from llm_journey.app.opening import open_any
 
-        return open_model(str(self.directory))
+        return open_any(str(self.directory))
 
     def describe(self) -> dict[str, Any]:
         """The run as JSON values: name, path, status, created, figures, baselines, report."""

@@ -101,6 +101,8 @@ class StageView(Observer):
             ("step", self.row, "step", "{:,.0f}"),
             ("loss", self.row, "loss", "{:.3f}"),
             ("bits/byte", self.validated, "bits_per_byte", "{:.3f}"),
+            ("exact match", self.validated, "exact_match", "{:.1%}"),
+            ("masked tokens right", self.validated, "masked_accuracy", "{:.1%}"),
             ("learning rate", self.row, "learning_rate", "{:.2e}"),
             ("tokens/s", self.row, "tokens_per_second", "{:,.0f}"),
             ("MFU", self.row, "mfu", "{:.0%}"),
@@ -131,9 +133,16 @@ class PlainView(StageView):
 
     def validation(self, row: dict[str, Any]) -> None:
         super().validation(row)
-        bits, loss = row.get("bits_per_byte"), row.get("validation_loss")
-        if bits is not None and loss is not None:
-            self.message(f"step {row.get('step')}: validation loss {loss:.3f}, {bits:.3f} bits per byte")
+        loss = row.get("validation_loss")
+        if loss is None:
+            return
+        forms = (
+            ("bits_per_byte", "{:.3f} bits per byte"),
+            ("exact_match", "{:.1%} exact"),
+            ("masked_accuracy", "{:.1%} of the masked tokens right"),
+        )
+        found = [form.format(row[key]) for key, form in forms if row.get(key) is not None]
+        self.message(", ".join([f"step {row.get('step')}: validation loss {loss:.3f}", *found]))
 
 
 class LiveView(StageView):

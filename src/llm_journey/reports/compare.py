@@ -86,6 +86,13 @@ def _cell(key: str, value: float | None) -> str:
             return formatting.count(value)
 
 
+def _best(rows: Sequence[dict[str, Any]], key: str, said: str) -> str:
+    """Which run has the least of `key`, as a sentence; empty where none has any."""
+    known = [row for row in rows if row[key] is not None]
+    best = min(known, key=lambda row: row[key], default=None)
+    return f"{best['name']} {said}, {best[key]:.3f}." if best else ""
+
+
 def _page(
     runs: Sequence[Run],
     rows: Sequence[dict[str, Any]],
@@ -108,11 +115,8 @@ def _page(
         names = [run.name for run in runs]
         table = Table(["key", *names], [[key, *map(str, values)] for key, values in differences.items()])
         sections.append(Section("recipes", "Where the recipes differ", [table]))
-    known = [row for row in rows if row["bits_per_byte"] is not None]
-    best = min(known, key=lambda row: row["bits_per_byte"], default=None)
-    lead = (
-        f"{best['name']} needs the fewest bits per byte, {best['bits_per_byte']:.3f}." if best else "None is validated."
-    )
+    lead = _best(rows, "bits_per_byte", "needs the fewest bits per byte")
+    lead = lead or _best(rows, "validation_loss", "has the lowest validation loss") or "None is validated."
     return render(Page(title=f"{len(runs)} runs compared", kicker="Comparison", lead=lead, sections=sections))
 
 
