@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests of the parts that need no training run: what `make check` adds to format, lint, types and layers.
-FAST_TESTS := tests/core tests/text tests/tokenizer tests/datasets tests/model tests/generation tests/evaluation
+FAST_TESTS := tests/core tests/foundations tests/parity tests/text tests/tokenizer tests/datasets tests/model tests/generation tests/evaluation
 SOURCES := src tests $(wildcard benchmarks)
 # What the installed packages depend on: a change of these files, and nothing else, does the set-up again.
 LOCK := pyproject.toml constraints.txt
