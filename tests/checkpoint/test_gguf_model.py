@@ -187,7 +187,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def fuzz(folder: Path, count: int, seed: int) -> None:
-    """Mutated files: a BadInputError in one line, or a model; each in under a second."""
+    """Mutated files: a BadInputError in one line, or a model; each in under a second of the processor."""
     whole = []
     for number, choices in enumerate(ARCHITECTURES.values()):
         path = folder / f"{number}.gguf"
@@ -198,14 +198,14 @@ def fuzz(folder: Path, count: int, seed: int) -> None:
     refused = 0
     for _ in range(count):
         path.write_bytes(mutate(draw.choice(whole), draw))
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             found = read_gguf(path)
             assert sum(value.numel() for value in found.state.values()) < 8 * path.stat().st_size
         except BadInputError as error:
             refused += 1
             assert "\n" not in str(error) and str(path) in str(error)
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1
     assert refused > count // 4
 
 

@@ -150,14 +150,17 @@ print(sorted(heavy & sys.modules.keys()))
 
 
 def test_a_list_of_very_many_short_texts_is_bounded(tmp_path: Path) -> None:
-    """Two letters take 10 bytes in the file and 64 in memory: their number is limited, and the time it takes."""
+    """Two letters take 10 bytes in the file and 64 in memory: their number is limited, and the time it takes.
+
+    Processor time is measured: what else the machine does is not this reader's.
+    """
     count = gguf.MAX_STRINGS
     whole = header(0, 1) + key("k", ARRAY, struct.pack("<IQ", STRING, count - 1) + text("ab") * (count - 1))
     path = written(tmp_path, whole)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(GgufFile(path).metadata["k"]) == count - 1
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < len(whole) + (64 << 20)
     more = header(0, 1) + key("k", ARRAY, struct.pack("<IQ", STRING, count + 1) + text("ab") * (count + 1))
     assert "a list of 800001 texts" in refusal(tmp_path, more)
