@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf_files import ARCHITECTURES, TEXTS, mutate, random_model, tiny_tokenizer
 
+from gguf_files import ARCHITECTURES, TEXTS, mutate, random_model, tiny_tokenizer
 from llm_journey.checkpoint.gguf import format as gguf
 from llm_journey.checkpoint.gguf.format import TENSOR_TYPES
 from llm_journey.checkpoint.gguf.model import FILE_TYPES, build_decoder, read_gguf, read_tokenizer, write_gguf

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_files import header, key, padded, tensor, text
 
+from gguf_files import header, key, padded, tensor, text
 from llm_journey.checkpoint.gguf import format as gguf
 from llm_journey.checkpoint.gguf.reader import GgufFile
 from llm_journey.core.errors import BadInputError
