@@ -10,8 +10,9 @@ import torch
 
 import llm_journey
 from command_line import Journey
-from llm_journey.app.encoders import MaskFiller, Rewriter
+from llm_journey.app.encoders import MaskFiller, Rewriter, _with_sentinels
 from llm_journey.core.errors import BadInputError
+from llm_journey.tokenizer.tokenizer import from_merges
 
 MASKED = """\
 name: masks
@@ -137,6 +138,20 @@ def test_bad_input(journey: Journey, arguments: tuple[str, ...], reason: str) ->
 def test_they_do_not_chat(journey: Journey) -> None:
     done = journey("chat", "days", "hello")
     assert done.code == 2 and "kind" in done.err
+
+
+def test_sentinels_of_a_span_model_are_tokens_and_nothing_else_is() -> None:
+    """<extra_id_0> says where a span is missing; any other special token in a text is text."""
+    tokenizer = from_merges([], pattern="gpt2", special_tokens=["<|endoftext|>", "<extra_id_0>", "<extra_id_1>"])
+    found = _with_sentinels(tokenizer, "a<extra_id_1>b<|endoftext|><extra_id_0><extra_id_7>")
+    assert found == [
+        *tokenizer.encode("a"),
+        258,
+        *tokenizer.encode("b<|endoftext|>"),
+        257,
+        *tokenizer.encode("<extra_id_7>"),
+    ]
+    assert tokenizer.end_id not in found
 
 
 def test_no_special_token_can_be_smuggled_in() -> None:

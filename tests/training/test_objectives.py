@@ -13,8 +13,8 @@ from tiny_runs import Recorder, rows, steps
 
 from llm_journey.checkpoint.model_folder import load_model
 from llm_journey.core.errors import BadInputError
-from llm_journey.datasets.batching import IGNORED, Batch, pad_pairs
-from llm_journey.datasets.corruption import sentinel_tokens, unmasked
+from llm_journey.datasets.batching import IGNORED, Batch, PairBatch, pad_pairs
+from llm_journey.datasets.corruption import restored, sentinel_tokens, unmasked
 from llm_journey.evaluation.exact_match import exact_match, pair_figures
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.encoder import Encoder
@@ -22,7 +22,7 @@ from llm_journey.model.encoder_decoder import EncoderDecoder
 from llm_journey.model.kinds import make_model
 from llm_journey.training import objectives
 from llm_journey.training.inputs import prepare_inputs
-from llm_journey.training.loaders import make_loader
+from llm_journey.training.loaders import make_loader, sentinel_ids
 from llm_journey.training.objectives import OBJECTIVES, masked_tokens, unigram_token, written_targets
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.run import train
@@ -115,6 +115,22 @@ def test_masking_and_spans_come_from_the_same_text_as_next_token(texts: Path) ->
         assert batch.num_tokens() == batch.inputs.size > batch.num_targets()
         seen.append(batch.inputs.tobytes())
     assert len(set(seen)) == 12
+
+
+def test_spans_come_from_the_same_text_as_next_token(texts: Path) -> None:
+    recipe = _recipe("span", texts)
+    inputs = prepare_inputs(recipe)
+    loader = make_loader(recipe, inputs.train, inputs.tokenizer)
+    plain = make_loader(_recipe("next_token", texts), inputs.train)
+    sentinels, end = sentinel_ids(inputs.tokenizer), inputs.tokenizer.end_id
+    for _ in range(6):
+        batch, expected = loader.next_batch(), plain.next_batch()
+        assert isinstance(batch, PairBatch) and isinstance(expected, Batch)
+        for row, text in enumerate(expected.inputs):
+            source = batch.source[row][batch.source_mask[row]]
+            target = batch.targets[row][batch.targets[row] != IGNORED]
+            assert source[-1] == target[-1] == end and batch.inputs[row, 0] == end
+            assert np.array_equal(restored(source[:-1], target[:-1], sentinels), text)
 
 
 @pytest.mark.parametrize("objective", ["masked", "span", "seq2seq"])

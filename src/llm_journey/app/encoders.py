@@ -4,6 +4,7 @@ Text in and text out, as `app.language_model` is for decoders; here nothing is s
 best sequence only when it is done, and masks are filled in one pass.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_journey.core.config import validate
 from llm_journey.core.errors import BadInputError
-from llm_journey.datasets.corruption import MASK_TOKEN
+from llm_journey.datasets.corruption import MASK_TOKEN, sentinel_tokens
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.wordpiece import WordPiece
 
@@ -214,7 +215,7 @@ class Rewriter(_TextModel):
         context = self.model.config.context
         (found,) = write_targets(
             self.model,
-            [[*tokenizer.encode(text), end_id]],
+            [[*_with_sentinels(tokenizer, text), end_id]],
             begin_id=pad_id,
             end_id=end_id,
             pad_id=pad_id,
@@ -236,3 +237,13 @@ class Rewriter(_TextModel):
         """What fills a row; it begins a target too, as in Marian's models. Ours use the end token for both."""
         padding = tokenizer.roles.padding
         return tokenizer.end_id if padding is None else tokenizer.special_tokens[padding]
+
+
+def _with_sentinels(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of `text`, in which sentinels alone count as special: they say where a span was cut out."""
+    sentinels = [name for name in sentinel_tokens(len(tokenizer.special_tokens)) if name in tokenizer.special_tokens]
+    if not sentinels:
+        return tokenizer.encode(text)
+    pieces = re.split(f"({'|'.join(map(re.escape, sentinels))})", text)
+    encoded = [[tokenizer.special_tokens[piece]] if piece in sentinels else tokenizer.encode(piece) for piece in pieces]
+    return [token for piece in encoded for token in piece]

@@ -137,10 +137,10 @@ class SpanLoader:
 def span_pairs(
     ids_bt: Int64Array, generator: np.random.Generator, *, sentinels: Sequence[int], end_id: int, rate: float
 ) -> PairBatch:
-    """Rows of text as pairs by span corruption, the end token behind each target."""
+    """Rows of text as pairs by span corruption, the end token behind each source and each target."""
     pairs = [corrupt_spans(row, generator, sentinels=sentinels, rate=rate) for row in ids_bt]
-    targets = [np.append(target, end_id) for _, target in pairs]
-    return pad_pairs([source for source, _ in pairs], targets, begin_id=end_id, pad_id=end_id)
+    sources, targets = ([np.append(ids, end_id) for ids in side] for side in zip(*pairs, strict=True))
+    return pad_pairs(sources, targets, begin_id=end_id, pad_id=end_id)
 
 
 def sentinel_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
