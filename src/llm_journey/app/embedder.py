@@ -114,27 +114,20 @@ class Embedder:
         return f"<table>{cells}</table>"
 
 
-def makes_vectors(directory: Path) -> bool:
-    """Whether a model's folder says how its texts become vectors."""
-    from llm_journey.checkpoint.embedding_files import MODULES
-
-    return (directory / MODULES).is_file()
-
-
-def open_embedder(name_or_path: str, directory: Path | None = None) -> Embedder:
-    """The embedder of a catalog name or a folder in sentence-transformers' layout; `directory`: where it was found.
+def open_embedder(name_or_path: str) -> Embedder:
+    """The embedder of a catalog name or a folder in sentence-transformers' layout.
 
     A catalog model that is not on this machine is pulled, which is said on standard error. Raises BadInputError naming
     the file and what is wrong with it, or what the model is instead.
     """
-    from llm_journey.checkpoint.embedding_files import read_embedding_recipe
+    from llm_journey.checkpoint.embedding_files import MODULES, read_embedding_recipe
     from llm_journey.checkpoint.model_folder import load_encoder
     from llm_journey.generation.packed_linear import pack_linears
 
-    directory = find_model(name_or_path) if directory is None else directory
-    if not makes_vectors(directory):
+    directory = find_model(name_or_path)
+    if not (directory / MODULES).is_file():
         raise BadInputError(
-            f"{directory}: holds no modules.json, which says how texts become vectors; "
+            f"{directory}: holds no {MODULES}, which says how texts become vectors; "
             "all-minilm-l6-v2 and folders in sentence-transformers' layout can be used"
         )
     recipe = read_embedding_recipe(directory)

@@ -187,15 +187,19 @@ def find_model(name_or_path: str) -> Path:
 
 def find_text_model(name_or_path: str) -> Path:
     """`find_model` for what writes text: a catalog model that only embeds texts is refused before it is pulled."""
+    if not Path(name_or_path).expanduser().exists() and embeds_texts(name_or_path):
+        raise BadInputError(f"{name_or_path!r} generates no text, it embeds: journey embed {name_or_path} TEXT")
+    return find_model(name_or_path)
+
+
+def embeds_texts(name_or_path: str) -> bool:
+    """Whether a name is that of a model which turns texts into vectors; nothing is opened or pulled to tell."""
     from llm_journey.datasets.catalog import CATALOG
 
-    here = Path(name_or_path).expanduser().exists() or has_run(name_or_path)
-    entry = None if here else CATALOG.get(name_or_path)
-    if entry is not None and "modules.json" in {file.name for file in entry.files}:
-        raise BadInputError(
-            f"{name_or_path!r} ({entry.title}) generates no text, it embeds: journey embed {name_or_path} TEXT"
-        )
-    return find_model(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if path.exists() or has_run(name_or_path):
+        return (path / "modules.json").is_file()
+    return name_or_path in CATALOG and any(file.name == "modules.json" for file in CATALOG[name_or_path].files)
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:

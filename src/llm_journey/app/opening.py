@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from llm_journey.app.embedder import Embedder, makes_vectors, open_embedder
+from llm_journey.app.embedder import Embedder, open_embedder
 from llm_journey.app.encoders import MaskFiller, Rewriter
 from llm_journey.app.language_model import (
     GGUF_SUFFIX,
     LanguageModel,
-    find_model,
+    embeds_texts,
     find_text_model,
     model_name,
     open_model,
@@ -20,8 +20,7 @@ AnyModel = AnyTextModel | Embedder
 
 def open_model_or_embedder(name_or_path: str) -> AnyModel:
     """`open_any`, or an Embedder where the model's folder says how its texts become vectors."""
-    path = find_model(name_or_path)
-    return open_embedder(name_or_path, path) if makes_vectors(path) else open_any(name_or_path)
+    return open_embedder(name_or_path) if embeds_texts(name_or_path) else open_any(name_or_path)
 
 
 def open_any(name_or_path: str) -> AnyTextModel:
