@@ -70,7 +70,7 @@ def test_a_run_of_each_leaves_a_card_and_a_report_with_its_figures(home: Path) -
     assert "pipeline_tag: fill-mask" in card and "masked tokens right" in card and "An encoder-only" in card
     card = (days / "model" / "README.md").read_text(encoding="utf-8")
     assert "text2text-generation" in card and "exact match" in card and "1 layers that read and 1 that write" in card
-    assert "Bits per byte" not in card
+    assert "Bits per byte" not in card and "held-out pairs, whose answers were never trained on" in card
     report = (masks / "report.html").read_text(encoding="utf-8")
     assert "of the masked tokens" in report and "always the commonest token" in report and "bits per byte" not in report
     assert "held-out answers without a fault" in (days / "report.html").read_text(encoding="utf-8")

@@ -203,13 +203,15 @@ def _held_out_in_words(recipe: Recipe) -> str:
 
 def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     """(what the data is, its licence, the identifier for the weights)."""
+    if recipe.objective == "seq2seq":
+        return "held-out pairs, whose answers were never trained on"
     from llm_journey.datasets.catalog import CATALOG
 
     source = recipe.training.stream or recipe.data.source
     if recipe.objective == "seq2seq":
         from llm_journey.training.tasks import find_task
 
-        return f"Trained on {find_task(source).title}", "none: computed from a seed", "mit"
+        return f"Trained on {find_task(source).title}", "none needed, it is computed", "mit"
     if source in CATALOG:
         entry = CATALOG[source]
         return f"Trained on {entry.title}", entry.licence, _LICENCES.get(entry.licence, "other")
