@@ -196,6 +196,8 @@ def _architecture(recipe: Recipe) -> str:
 
 
 def _held_out_in_words(recipe: Recipe) -> str:
+    if recipe.objective == "seq2seq":
+        return "held-out pairs, whose answers were never trained on"
     if recipe.training.stream is None:
         return "held-out documents of the same source, never trained on"
     return f"held-out documents of `{Path(recipe.data.source).name}`; streamed documents that equal one were left out"
@@ -203,8 +205,6 @@ def _held_out_in_words(recipe: Recipe) -> str:
 
 def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     """(what the data is, its licence, the identifier for the weights)."""
-    if recipe.objective == "seq2seq":
-        return "held-out pairs, whose answers were never trained on"
     from llm_journey.datasets.catalog import CATALOG
 
     source = recipe.training.stream or recipe.data.source

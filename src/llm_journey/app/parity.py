@@ -1,5 +1,6 @@
 """The parity table: every equality measured now, for a person, a script and the documents."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,8 @@ class ParityTable:
 
 def run_parity(words: Sequence[str], observer: Observer) -> ParityTable:
     """Measure the rows that hold every one of `words`. Raises BadInputError where none does."""
+    # Before transformers is loaded: its GGUF loader asks the hub about local files too, and may hang without a network.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from llm_journey.parity import EQUALITIES, measure, select
 
     chosen = select(words)
