@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from llm_journey.training.run_folder import RunFolder
 
 FIGURES = {
     "bits_per_byte": "bits/byte",
+    "exact_match": "share of held-out pairs",
+    "masked_accuracy": "share of masked tokens",
+    "unigram_accuracy": "share of masked tokens",
     "tokens": "tokens",
     "tokens_per_second": "tokens/s",
     "mfu": "share of the peak in its precision",
@@ -55,9 +59,12 @@ def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
     if run.status != "finished":
         sys.exit(f"{run.name} is {run.status}; only a finished run has figures")
     recipe = load_recipe(run.directory)
-    made_by = RunFolder.open(run.directory).information["lineage"]
+    information = RunFolder.open(run.directory).information
+    made_by, precision = information["lineage"], information["precision"]
     measured = [("bits per byte", value, "bits/byte", name) for name, value in run.baselines.items()]
-    measured += [(key.replace("_", " "), run.figures[key], unit, "model") for key, unit in FIGURES.items()]
+    measured += [
+        (key.replace("_", " "), run.figures[key], unit, "model") for key, unit in FIGURES.items() if key in run.figures
+    ]
     if seconds is not None:
         measured.append(("whole command", seconds, "s", "model"))
     rows = [
@@ -69,7 +76,7 @@ def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
             unit=unit,
             seed=recipe.seed,
             command=made_by["command"],
-            config=dump(recipe),
+            config=dump(replace(recipe, training=replace(recipe.training, precision=precision))),
         )
         for metric, value, unit, arm in measured
     ]
