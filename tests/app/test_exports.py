@@ -9,6 +9,7 @@ import torch
 
 import llm_journey
 from command_line import Journey, files_under
+from embedder_folders import save_embedder, some_texts
 from gguf_files import random_model, tiny_tokenizer
 from llm_journey.app import exports
 from llm_journey.app.exports import Export, export_model
@@ -18,6 +19,7 @@ from llm_journey.checkpoint.gguf.model import write_gguf
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.parity.random_models import random_encoder, random_encoder_decoder
+from llm_journey.tokenizer import io as tokenizer_io
 
 QUIET = {"temperature": 0, "max_new_tokens": 8}
 
@@ -162,6 +164,33 @@ def test_a_source_that_is_not_whole_is_refused(home: Path, tmp_path: Path) -> No
     assert files_under(tmp_path / "new") == []
 
 
+def test_an_embedder_goes_out_and_in_with_its_wordpiece_tokenizer(tmp_path: Path) -> None:
+    """Every file of the text side byte for byte, and the vectors of the texts bit for bit."""
+    source = save_embedder(tmp_path / "source")
+    export_model(str(source), "hf", tmp_path / "out")
+    import_model(str(tmp_path / "out"), tmp_path / "back")
+    for name in ("tokenizer.json", "modules.json", "1_Pooling/config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes()
+    texts = some_texts(6)
+    before, after = (llm_journey.load(folder).embed(texts) for folder in (source, tmp_path / "back"))  # type: ignore[union-attr]
+    assert (before == after).all()
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_model(random_model(vocab_size=300), tmp_path / "model", tokenizer=tiny_tokenizer(300))
+    tokenizer_io.save(tiny_tokenizer(304), tmp_path / "model")
+    with pytest.raises(BadInputError, match="they do not belong together"):
+        import_model(str(tmp_path / "model"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_export_replaces_nothing(exported: Export) -> None:
+    before = files_under(exported.folder)
+    with pytest.raises(BadInputError, match="holds files already"):
+        export_model("rivers", "gguf", exported.folder)
+    assert files_under(exported.folder) == before
+
+
 def test_a_hub_id_is_not_asked_for_offline(tmp_path: Path) -> None:
     with pytest.raises(JourneyError, match=r"Qwen/Qwen3-0\.6B: the Hugging Face hub is not asked"):
         import_model("Qwen/Qwen3-0.6B", tmp_path / "new")
@@ -178,7 +207,7 @@ def test_what_cannot_be_exported(shared_home: Path, tmp_path: Path) -> None:
         export_model("rivers", "gguf", tmp_path / "new.gguf")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("Dear", encoding="utf-8")
-    with pytest.raises(BadInputError, match="holds files that are no export"):
+    with pytest.raises(BadInputError, match="holds files already"):
         export_model("rivers", "gguf", tmp_path / "full")
     save_model(random_model(mlp="relu2"), tmp_path / "own", tokenizer=tiny_tokenizer())
     for to, reason in (("hf", "transformers cannot open it"), ("gguf", r"fit none of llama\.cpp's")):

@@ -130,8 +130,8 @@ def _check_target(out: Path) -> None:
         raise BadInputError(f"{out}: --out names a folder; the file in it is named after the model and its type")
     if out.exists() and not out.is_dir():
         raise BadInputError(f"{out}: a file is in the way; choose another folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / CERTIFICATE).is_file():
-        raise BadInputError(f"{out}: holds files that are no export; choose a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise BadInputError(f"{out}: holds files already, which an export would replace; choose a new folder")
 
 
 def _write_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
@@ -196,7 +196,7 @@ def _write_gguf(source: _Source, folder: Path, type: str) -> tuple[str, dict[str
     if type == "f16":
         _require(1 - agreement.decided_agreement, 0.0, "the share of positions whose decided token changed")
     files.write_text(folder / MODELFILE, _modelfile(model, name))
-    compared = f"{model.name} in float32 with this file, read back and computed in float32"
+    compared = f"{model.name} in float32 with this file, read back by our own reader, computed in float32"
     return name, {"type": type, **_findings(compared, agreement, {"mean_kl": KL_BOUNDS[type]})}
 
 

@@ -91,7 +91,6 @@ def import_model(source: str, target: Path) -> Path:
 def write_model_folder(source: Path, folder: Path) -> None:
     """The files of `source`, a model folder or a GGUF file, into a folder that exists, once it is found whole."""
     from llm_journey.checkpoint import model_folder
-    from llm_journey.tokenizer import io
 
     if source.suffix == GGUF_SUFFIX:
         from llm_journey.checkpoint.gguf.model import build_decoder, read_gguf
@@ -100,9 +99,7 @@ def write_model_folder(source: Path, folder: Path) -> None:
         decoder = build_decoder(found)
         model_folder.write_model_files(decoder, folder, tokenizer=found.tokenizer, generation=found.generation)
         return
-    model_folder.load_state(source)
-    if (source / io.TOKENIZER_FILE).is_file():
-        io.load(source)
+    model_folder.load_fitting_tokenizer(source, model_folder.load_state(source)[0])
     for name in KNOWN_FILES:
         if (source / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)

@@ -53,6 +53,7 @@ class ParityTable:
         """The rows as JSON values."""
         return {
             "ok": self.num_differing == 0,
+            "not_measured": sum(outcome.difference is None for outcome in self.outcomes),
             "rows": [outcome.describe() for outcome in self.outcomes],
         }
 
@@ -62,7 +63,8 @@ class ParityTable:
             "# Parity",
             "",
             "Every equality that the project claims, as `journey parity --markdown` measured it. A tolerance has its",
-            "reason in `src/llm_journey/parity/`; `tests/parity` plants an error into every row and sees it fail.",
+            "reason in `src/llm_journey/parity/`; `tests/parity` plants an error into every row that can be measured,",
+            "and sees it fail.",
             "",
             "| " + " | ".join(self.HEAD[:-1]) + " | verdict |",
             "| --- | --- | --- | --- | ---: | ---: | --- |",

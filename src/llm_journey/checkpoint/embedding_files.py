@@ -10,6 +10,7 @@ refused by name: a vector that is made otherwise than the model was trained is w
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -120,7 +121,7 @@ def _read_limit(directory: Path, limits: Mapping[str, Any]) -> int | None:
     ):
         value = values.get(key)
         if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 3:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 3 <= value < math.inf:
                 raise BadInputError(f"{directory / file}: key {key!r} = {value!r}: must be a whole number from 3 on")
             return int(value)
     return None

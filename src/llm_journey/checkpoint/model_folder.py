@@ -94,10 +94,7 @@ def load_model(directory: Path) -> tuple[Model, Tokenizer | WordPiece | None]:
     """
     config, state = load_state(directory)
     model = build(config, state)
-    tokenizer = load_tokenizer(directory)
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise BadInputError(f"{directory}: {_vocabulary_message(tokenizer.vocab_size, config.vocab_size)}")
-    return model, tokenizer
+    return model, load_fitting_tokenizer(directory, config)
 
 
 def load_decoder(directory: Path) -> tuple[Decoder, Tokenizer | None]:
@@ -131,6 +128,14 @@ def load_tokenizer(directory: Path) -> Tokenizer | WordPiece | None:
     if not (directory / tokenizer_io.TOKENIZER_FILE).is_file():
         return None
     return WordPiece.load(directory) if is_wordpiece(directory) else tokenizer_io.load(directory)
+
+
+def load_fitting_tokenizer(directory: Path, config: TransformerConfig) -> Tokenizer | WordPiece | None:
+    """`load_tokenizer`; BadInputError where it has more ids than the model embeds."""
+    tokenizer = load_tokenizer(directory)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise BadInputError(f"{directory}: {_vocabulary_message(tokenizer.vocab_size, config.vocab_size)}")
+    return tokenizer
 
 
 def load_config(directory: Path) -> TransformerConfig:

@@ -2,7 +2,7 @@
 
 A row sets a part of ours beside the reference library's and gives the largest difference. Each can also be measured
 with an error planted on our side (one weight, one mask entry, one constant changed): tests/parity shows that every row
-then fails, so no row compares a thing with itself.
+that can be measured then fails, so no row compares a thing with itself.
 """
 
 from collections.abc import Iterable

@@ -225,8 +225,9 @@ def _from_huggingface(data: Mapping[str, Any]) -> tuple[dict[str, int], WordPiec
         or normalizer.get("type") != "BertNormalizer"
     ):
         raise BadInputError("a WordPiece file, but not with BERT's rules, which are the supported ones")
-    if not all(type(token) is int for token in vocabulary.values()) or len(set(vocabulary.values())) != len(vocabulary):
-        raise BadInputError("two tokens share one id, or an id is no whole number")
+    ids = vocabulary.values()
+    if not all(type(token) is int and token >= 0 for token in ids) or len(set(ids)) != len(vocabulary):
+        raise BadInputError("two tokens share one id, or an id is no whole number from 0 on")
     strip = normalizer.get("strip_accents")
     return vocabulary, WordPieceOptions(
         lower_case=bool(normalizer.get("lowercase", True)),
