@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests of the parts that need no training run: what `make check` adds to format, lint, types and layers.
-FAST_TESTS := tests/core tests/foundations tests/parity tests/text tests/tokenizer tests/datasets tests/model tests/generation tests/evaluation
+FAST_TESTS := tests/core tests/foundations tests/text tests/tokenizer tests/datasets tests/model tests/generation tests/evaluation tests/parity
 SOURCES := src tests $(wildcard benchmarks)
 # What the installed packages depend on: a change of these files, and nothing else, does the set-up again.
 LOCK := pyproject.toml constraints.txt
@@ -12,7 +12,7 @@ LOCK := pyproject.toml constraints.txt
 .PHONY: help quickstart test test-full check format bench clean
 
 help:
-	@echo 'make quickstart   train a first model, from text to report (under 4 minutes after set-up)'
+	@echo 'make quickstart   train a first model, from text to report (under 6 minutes after set-up)'
 	@echo 'make test         what a fresh clone proves, in at most 15 minutes'
 	@echo 'make check        format, lint, types, layers, tables, fast tests'
 	@echo 'make test-full    the rest too: long kills, fuzzing, real models'
