@@ -1,5 +1,6 @@
 """Counting in several processes gives what counting in one gives, whatever the chunks."""
 
+import threading
 from collections import Counter
 from pathlib import Path
 from pydoc_data import topics
@@ -86,6 +87,20 @@ def test_children_end_with_an_error_of_the_caller() -> None:
             word_counts.count_words(failing(), "gpt2", processes=3)  # type: ignore[arg-type]
     assert len(started) == 2
     assert all(child._process.returncode is not None for child in started)
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+def test_a_dead_child_is_closed_whenever_it_died(closed_first: bool) -> None:
+    """The closing message itself may be the one that cannot be written: nothing waits for another then."""
+    child = word_counts._Child("gpt2")
+    child._process.kill()
+    child._process.wait()
+    if not closed_first:
+        child.take(["some text"])
+    closing = threading.Thread(target=child.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
 
 
 def test_modules_in_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,7 @@ class _Child:
     def _converse(self) -> None:
         to_child, from_child = self._process.stdin, self._process.stdout
         assert to_child is not None and from_child is not None
+        message: Sequence[str] | str = ()
         try:
             while True:
                 message = self._chunks.get()
@@ -149,8 +150,9 @@ class _Child:
                     return
         except (OSError, ValueError):
             self._failed = True
-            while self._chunks.get() != _FINISH:
-                pass
+            # The last message may be the very one that could not be written any more: then none follows.
+            while message != _FINISH:
+                message = self._chunks.get()
 
 
 def _serve(pattern: str, requests: IO[bytes], replies: IO[bytes]) -> None:
