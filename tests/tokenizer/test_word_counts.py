@@ -97,10 +97,14 @@ def test_a_dead_child_is_closed_whenever_it_died(closed_first: bool) -> None:
     child._process.wait()
     if not closed_first:
         child.take(["some text"])
-    closing = threading.Thread(target=child.close, daemon=True)
-    closing.start()
-    closing.join(10)
-    assert not closing.is_alive()
+    closed = threading.Event()
+
+    def close() -> None:
+        child.close()
+        closed.set()
+
+    threading.Thread(target=close, daemon=True).start()
+    assert closed.wait(10)
 
 
 def test_modules_in_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import IO
 
 from llm_journey.core.errors import JourneyError
@@ -133,7 +134,8 @@ class _Child:
         self._thread.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                pipe.close()
+                with suppress(OSError):  # what is still in its buffer has no reader any more
+                    pipe.close()
         self._process.wait()
 
     def _converse(self) -> None:
