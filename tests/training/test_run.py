@@ -18,12 +18,9 @@ from llm_journey.checkpoint.model_folder import load_model
 from llm_journey.checkpoint.training_state import latest_checkpoint
 from llm_journey.core.config import to_yaml
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.datasets.prepare import iterate_texts
 from llm_journey.training import objectives
 from llm_journey.training import run as running
 from llm_journey.training import validate as validating
-from llm_journey.training.inputs import held_out_hashes, prepare_inputs
-from llm_journey.training.loaders import make_loader
 from llm_journey.training.recipe import Recipe, load_recipe
 from llm_journey.training.run import train
 from llm_journey.training.trainer import MAX_BAD_STEPS, Trainer
@@ -143,42 +140,6 @@ def test_resume_in_mid_epoch_repeats_and_skips_no_data(order: str, texts: Path, 
     for one, other in zip(load_model(directory / "model")[0].parameters(),
                           load_model(expected / "model")[0].parameters(), strict=True):  # fmt: skip
         assert torch.equal(one, other)
-
-
-def test_a_streamed_run_resumes_where_it_stood(texts: Path, tmp_path: Path) -> None:
-    """Training text comes from a stream that is never stored; stopped in mid-stream, it goes on with equal losses."""
-    stream = tmp_path / "stream.jsonl"
-    rows_of_text = [json.dumps({"text": path.read_text(encoding="utf-8")}) for path in sorted(texts.glob("*.txt"))]
-    stream.write_text("\n".join(rows_of_text * 3), encoding="utf-8")
-    recipe = make_recipe(texts, stream=str(stream))
-    train(recipe, tmp_path / "whole")
-    train(recipe, tmp_path / "parts", observer=_stop_at(3))
-    assert train(recipe, tmp_path / "parts", resume=True).status == "finished"
-    assert steps(tmp_path / "parts") == steps(tmp_path / "whole")
-    assert steps(train(make_recipe(texts), tmp_path / "prepared").directory) != steps(tmp_path / "whole")
-    with pytest.raises(BadInputError, match="no such file"):
-        train(make_recipe(texts, stream=str(tmp_path / "none.jsonl")), tmp_path / "none")
-    with pytest.raises(BadInputError, match="leave out order"):
-        make_recipe(texts, stream=str(stream), order="packed")
-
-
-def test_a_stream_leaves_held_out_documents_out(texts: Path, tmp_path: Path) -> None:
-    """The stream holds every prepared document: those of the validation split never reach a batch."""
-    recipe = make_recipe(texts, stream=str(texts / "*.txt"), batch_size=1)
-    inputs = prepare_inputs(recipe)
-    held_out = held_out_hashes(inputs)
-    assert held_out
-    recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
-    seen: dict[bool, str] = {}
-    for leave_out in (True, False):
-        loader = make_loader(recipe, inputs.train, inputs.tokenizer, None, held_out if leave_out else frozenset())
-        batches = [loader.next_batch() for _ in range(150)]
-        ids = [token for batch in batches for token in batch.inputs.ravel().tolist()]
-        seen[leave_out] = inputs.tokenizer.decode(ids)
-    for text in iterate_texts(inputs.prepared, "validation"):
-        assert text not in seen[True] and text in seen[False]
-    for text in iterate_texts(inputs.prepared, "train"):
-        assert text in seen[True]
 
 
 def test_without_a_checkpoint_the_run_begins_again(
