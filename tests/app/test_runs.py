@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import Journey
 from llm_journey.app.runs import find_run, has_run, is_busy, list_runs, new_run_directory, working_on
 from llm_journey.core.errors import BadInputError
 
@@ -75,3 +76,22 @@ def test_a_run_without_report_or_figures(empty_home: Path) -> None:
     make_run(empty_home, "bare", status="failed")
     described = find_run("bare").describe()
     assert (described["status"], described["figures"], described["report"]) == ("failed", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({"bits_per_byte": 1.6224, "validation_loss": 3.1}, "1.622 bits per byte"),
+        ({"exact_match": 0.9816, "token_accuracy": 0.99, "validation_loss": 0.1}, "98.2% exact match"),
+        ({"masked_accuracy": 0.4, "unigram_accuracy": 0.04}, "40.0% of masked tokens"),
+        ({"span_accuracy": 0.25, "token_accuracy": 0.5}, "25.0% of span tokens"),
+        ({"validation_loss": 3.1}, "3.100 nats a token"),
+        ({}, ""),
+    ],
+)
+def test_a_run_is_listed_by_the_figure_it_is_judged_by(
+    figures: dict[str, float], expected: str, empty_home: Path, journey: Journey
+) -> None:
+    make_run(empty_home, "judged", figures=figures)
+    assert find_run("judged").result == expected
+    assert expected in journey("runs", "list").out

@@ -31,6 +31,19 @@ def test_rows_differences_and_page(make_run: Any, tmp_path: Path) -> None:
     assert made._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
 
 
+def test_runs_of_other_objectives_are_compared_by_their_own_measures(make_run: Any) -> None:
+    """The column of a measure that no run has is not shown; more is better where the figure is a share."""
+    first = make_run(name="first", figures={"exact_match": 0.982, "token_accuracy": 0.991})
+    second = make_run(name="second", figures={"exact_match": 0.913, "masked_accuracy": 0.4})
+    for folder in (first, second):  # the curves that come with the fixture are those of a decoder
+        (folder / "metrics.jsonl").write_text("")
+    made = compare([first, second])
+    assert made.table[0][:4] == ["run", "exact match", "masked tokens right", "tokens right"]
+    assert made.table[1][0][1:4] == ["98.2%", "–", "99.1%"]
+    assert "<td>● 98.2%</td>" in made.html and "● 91.3%" not in made.html
+    assert "first writes the most held-out answers without a fault, 98.2%." in made.html
+
+
 def test_runs_without_validation_can_be_compared(make_run: Any) -> None:
     made = compare([make_run(name=name, steps=20, figures={}) for name in ("a", "b")])
     assert made.rows[0]["bits_per_byte"] is None

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 RUN_FILE, MODEL_FOLDER, REPORT_FILE = "run.json", "model", "report.html"
 _MOST_NUMBERED = 10_000
+# What runs of each objective are judged by, most telling first: figure, its words, whether it is a share.
+_RESULTS = (
+    ("bits_per_byte", "bits per byte", False),
+    ("exact_match", "exact match", True),
+    ("masked_accuracy", "of masked tokens", True),
+    ("span_accuracy", "of span tokens", True),
+    ("validation_loss", "nats a token", False),
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,15 @@ class TrainedRun:
     def figures(self) -> dict[str, float]:
         """The run's final figures: bits_per_byte, validation_loss, perplexity, parameters, tokens_per_second, ..."""
         return self._read().figures
+
+    @property
+    def result(self) -> str:
+        """The figure that this run is judged by, in words ("1.622 bits per byte"); empty before the first."""
+        figures = self.figures
+        for key, words, is_share in _RESULTS:
+            if key in figures:
+                return f"{figures[key]:.1%} {words}" if is_share else f"{figures[key]:.3f} {words}"
+        return ""
 
     @property
     def baselines(self) -> dict[str, float]:

@@ -33,18 +33,17 @@ def list_runs(as_json: Json = False) -> None:
         return
     rows = []
     for run in runs:
-        figures = run.figures
-        bits, parameters = figures.get("bits_per_byte"), figures.get("parameters")
+        parameters = run.figures.get("parameters")
         rows.append(
             [
                 run.name,
                 run.status,
-                f"{bits:.3f}" if bits is not None else "",
+                run.result,
                 f"{parameters:,.0f}" if parameters is not None else "",
                 run.created[:16].replace("T", " "),
             ]
         )
-    show_table(["name", "status", "bits per byte", "parameters", "begun (UTC)"], rows, right=[2, 3])
+    show_table(["name", "status", "result", "parameters", "begun (UTC)"], rows, right=[2, 3])
 
 
 @app.command(epilog=examples("journey runs show quickstart", "journey runs show quickstart --json"))

@@ -13,9 +13,13 @@ from llm_journey.reports import formatting, plots
 from llm_journey.reports.page import Block, Note, Page, Picture, Section, Table, render
 from llm_journey.reports.run_data import Run, is_number, read_run
 
-# key, heading, whether less is better (None: neither)
+# key, heading, whether less is better (None: neither). A column that no run has a figure for is not shown.
 _COLUMNS: tuple[tuple[str, str, bool | None], ...] = (
     ("bits_per_byte", "bits per byte", True),
+    ("exact_match", "exact match", False),
+    ("masked_accuracy", "masked tokens right", False),
+    ("span_accuracy", "span tokens right", False),
+    ("token_accuracy", "tokens right", False),
     ("validation_loss", "validation loss", True),
     ("perplexity", "perplexity", True),
     ("parameters", "parameters", None),
@@ -54,8 +58,8 @@ def compare(run_directories: Sequence[Path]) -> Comparison:
         raise BadInputError("a comparison needs at least two runs; `journey runs list` shows them")
     runs = [read_run(directory) for directory in run_directories]
     rows = [_row(run) for run in runs]
-    head = ["run", *(heading for _, heading, _ in _COLUMNS)]
-    cells = [[row["name"], *(_cell(key, row[key]) for key, _, _ in _COLUMNS)] for row in rows]
+    head = ["run", *(heading for _, heading, _ in _columns(rows))]
+    cells = [[row["name"], *(_cell(key, row[key]) for key, _, _ in _columns(rows))] for row in rows]
     differences = _recipe_differences(runs)
     return Comparison(rows, differences, (head, cells), _page(runs, rows, head, cells, differences))
 
@@ -70,6 +74,11 @@ def _row(run: Run) -> dict[str, Any]:
     }
 
 
+def _columns(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool | None]]:
+    """The columns that some run has a figure for: runs of one objective lack the figures of another."""
+    return [column for column in _COLUMNS if any(row[column[0]] is not None for row in rows)]
+
+
 def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "–"
@@ -78,7 +87,7 @@ def _cell(key: str, value: float | None) -> str:
             return f"{value:.3f}"
         case "seconds":
             return formatting.duration(value)
-        case "mfu":
+        case "mfu" | "exact_match" | "masked_accuracy" | "span_accuracy" | "token_accuracy":
             return formatting.percent(value)
         case "perplexity":
             return formatting.significant(value)
@@ -86,11 +95,25 @@ def _cell(key: str, value: float | None) -> str:
             return formatting.count(value)
 
 
-def _best(rows: Sequence[dict[str, Any]], key: str, said: str) -> str:
-    """Which run has the least of `key`, as a sentence; empty where none has any."""
-    known = [row for row in rows if row[key] is not None]
-    best = min(known, key=lambda row: row[key], default=None)
-    return f"{best['name']} {said}, {best[key]:.3f}." if best else ""
+_LEADS = {
+    "bits_per_byte": "needs the fewest bits per byte",
+    "exact_match": "writes the most held-out answers without a fault",
+    "masked_accuracy": "finds the most masked tokens",
+    "span_accuracy": "finds the most tokens of spans that were cut out",
+    "validation_loss": "has the lowest validation loss",
+}
+
+
+def _lead(rows: Sequence[dict[str, Any]]) -> str:
+    """Which run is best, by the first measure that all have; else by the first that any has."""
+    for judged in (all, any):
+        for key, said in _LEADS.items():
+            if judged(row[key] is not None for row in rows):
+                known = [row for row in rows if row[key] is not None]
+                less = next(less for name, _, less in _COLUMNS if name == key)
+                best = (min if less else max)(known, key=lambda row: row[key])
+                return f"{best['name']} {said}, {_cell(key, best[key])}."
+    return "None is validated."
 
 
 def _page(
@@ -115,14 +138,12 @@ def _page(
         names = [run.name for run in runs]
         table = Table(["key", *names], [[key, *map(str, values)] for key, values in differences.items()])
         sections.append(Section("recipes", "Where the recipes differ", [table]))
-    lead = _best(rows, "bits_per_byte", "needs the fewest bits per byte")
-    lead = lead or _best(rows, "validation_loss", "has the lowest validation loss") or "None is validated."
-    return render(Page(title=f"{len(runs)} runs compared", kicker="Comparison", lead=lead, sections=sections))
+    return render(Page(title=f"{len(runs)} runs compared", kicker="Comparison", lead=_lead(rows), sections=sections))
 
 
 def _with_best_marked(rows: Sequence[dict[str, Any]], cells: Sequence[Sequence[str]], index: int) -> list[str]:
     marked = list(cells[index])
-    for column, (key, _, less_is_better) in enumerate(_COLUMNS, start=1):
+    for column, (key, _, less_is_better) in enumerate(_columns(rows), start=1):
         values = [row[key] for row in rows if is_number(row[key])]
         if less_is_better is None or len(values) < 2:
             continue

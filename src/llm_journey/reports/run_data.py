@@ -19,7 +19,9 @@ SHARES = {
     "exact_match": "exact match",
     "token_accuracy": "tokens right, those before given",
     "masked_accuracy": "masked tokens right",
+    "span_accuracy": "span tokens right, those before given",
     "unigram_accuracy": "always the commonest token",
+    "bigram_accuracy": "always the likeliest after the one before",
 }
 Row = dict[str, Any]
 
