@@ -69,7 +69,7 @@ def test_min_p_keeps_what_is_likely_enough(logits_bv: Tensor, p: float) -> None:
 
 configs = st.builds(
     SamplingConfig,
-    temperature=st.sampled_from([1e-30, 0.01, 0.7, 1.0, 5.0, 1e6]),
+    temperature=st.sampled_from([1e-300, 1e-30, 0.01, 0.7, 1.0, 5.0, 1e6]),
     top_k=st.none() | st.integers(1, 25),
     top_p=shares,
     min_p=st.floats(0.0, 1.0),

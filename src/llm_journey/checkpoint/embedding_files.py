@@ -9,7 +9,6 @@ What is not done here (other modules, several poolings at once, a prompt before 
 refused by name: a vector that is made otherwise than the model was trained is worth nothing.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from llm_journey.checkpoint.tensor_files import MAX_JSON_BYTES, read_json
 from llm_journey.core.errors import BadInputError
+from llm_journey.core.json_text import parse_json
 
 MODULES = "modules.json"
 _SETTINGS, _LIMITS, _TOKENIZER = (
@@ -75,13 +75,13 @@ def _read_modules(path: Path) -> list[Mapping[str, Any]]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise BadInputError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
-        modules = json.loads(path.read_bytes())
+        modules = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise BadInputError(
             f"{path}: no such file; only models in sentence-transformers' layout say how texts become vectors"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: cannot be read as JSON ({type(error).__name__})") from None
+        raise BadInputError(f"{path}: cannot be read as JSON ({str(error) or type(error).__name__})") from None
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise BadInputError(f"{path}: must be a list of modules, each with type and path")
     return modules

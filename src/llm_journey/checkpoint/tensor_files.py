@@ -4,11 +4,10 @@ The only format of tensors here: a pickle runs code when it is opened, so none i
 safetensors library checks the header's lengths and offsets against the file's size before anything is allocated.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.json_text import parse_json
 
 Shape = tuple[int, ...]
 MAX_JSON_BYTES = 64 << 20
@@ -60,10 +60,17 @@ def _opened(path: Path) -> Iterator[Any]:
         raise BadInputError(f"{path}: no such file; a model folder holds its weights as {path.name}")
     try:
         with safe_open(path, framework="pt") as file:
+            _refuse_doubles(path)
             yield file
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInputError(f"{path}: not a whole safetensors file ({reason}); fetch or save it again") from None
+
+
+def _refuse_doubles(path: Path) -> None:
+    """Raise ValueError where the header, whose length safetensors has checked, names a tensor twice: it takes one."""
+    with path.open("rb") as file:
+        parse_json(file.read(int.from_bytes(file.read(8), "little")))
 
 
 def refuse_pickles(directory: Path) -> None:
@@ -81,7 +88,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise BadInputError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        value = parse_json(path.read_bytes(), numbers_only=True)
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such file") from None
     except OSError as error:
@@ -91,10 +98,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInputError(f"{path}: holds a JSON {type(value).__name__}, not an object")
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 @contextmanager

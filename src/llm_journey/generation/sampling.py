@@ -86,8 +86,9 @@ def adjust(logits_bv: Tensor, ids_bt: Tensor, config: SamplingConfig) -> Tensor:
         logits_bv = penalise_repetition(logits_bv, ids_bt, config.repetition_penalty)
     if config.temperature == 0:
         return logits_bv
-    # Measured from the largest, so that no temperature, however low, turns a logit into +inf.
-    logits_bv = (logits_bv - logits_bv.amax(-1, keepdim=True)) / config.temperature
+    # Measured from the largest, so that no temperature, however low, turns a logit into +inf; float32 must hold it.
+    temperature = max(config.temperature, torch.finfo(torch.float32).tiny)
+    logits_bv = (logits_bv - logits_bv.amax(-1, keepdim=True)) / temperature
     if config.top_k is not None:
         logits_bv = keep_top_k(logits_bv, config.top_k)
     if config.top_p < 1:
