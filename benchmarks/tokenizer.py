@@ -161,8 +161,8 @@ def encoding(texts: list[str], config: TokenizerConfig, options: argparse.Namesp
     arms: dict[str, Callable[[], Any]] = {
         "ours": lambda: tokenizer.encode_batch(texts),
         "tiktoken": lambda: raw.encode_ordinary_batch(texts, num_threads=cores),
-        "tokenizers": lambda: peer.encode_batch(texts),
-        "tokenizers, fast": lambda: peer.encode_batch_fast(texts),
+        "tokenizers": lambda: peer.encode_batch(texts, add_special_tokens=False),
+        "tokenizers, fast": lambda: peer.encode_batch_fast(texts, add_special_tokens=False),
     }
     seconds, results = alternate(arms, options.repeats)
     for name in ("tokenizers", "tokenizers, fast"):

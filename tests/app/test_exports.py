@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from llm_journey.app.language_model import open_model
 from llm_journey.checkpoint.gguf.model import write_gguf
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.parity.random_models import random_encoder, random_encoder_decoder
+from llm_journey.model.config import TransformerConfig
+from llm_journey.model.kinds import Model, make_model
+from llm_journey.parity.random_models import BERT, MARIAN
 from llm_journey.tokenizer import io as tokenizer_io
 
 QUIET = {"temperature": 0, "max_new_tokens": 8}
@@ -27,6 +30,16 @@ QUIET = {"temperature": 0, "max_new_tokens": 8}
 def only_file(folder: Path, ending: str) -> Path:
     (found,) = folder.glob(f"*{ending}")
     return found
+
+
+def random_other(choices: dict[str, Any]) -> Model:
+    """An encoder or an encoder-decoder, every tensor random."""
+    model = make_model(TransformerConfig(vocab_size=97, width=32, num_layers=3, num_heads=4, context=64, **choices))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.7 if parameter.ndim == 1 else 0.0, 0.2, generator=generator)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +132,7 @@ def test_a_folder_that_is_not_the_model_is_not_left(
 @pytest.mark.parametrize("kind", ["bert", "marian"])
 def test_other_kinds_of_model_are_certified_too(kind: str, tmp_path: Path) -> None:
     """An encoder and an encoder-decoder go to transformers; llama.cpp's file is for decoders."""
-    model = random_encoder() if kind == "bert" else random_encoder_decoder()
-    save_model(model, tmp_path / kind)
+    save_model(random_other(BERT if kind == "bert" else MARIAN), tmp_path / kind)
     done = export_model(str(tmp_path / kind), "hf", tmp_path / "new", licence="MIT")
     assert done.certificate["largest_logit_difference"] <= 1e-4 and len(done.rows()) == 5
     card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
@@ -225,7 +237,12 @@ def test_a_template_that_is_not_chatml_stays_in_the_file(tmp_path: Path, shared_
     from llm_journey.tokenizer.chat_template import DEFAULT_TEMPLATE
 
     model.tokenizer.chat_template = system + DEFAULT_TEMPLATE
-    assert 'SYSTEM """Be kind"""' in exports._modelfile(model, "a.gguf")
+    assert "TEMPLATE" not in exports._modelfile(model, "a.gguf"), "ollama would put the begin token elsewhere"
+    model.tokenizer.chat_template = "{{ bos_token }}" + system + DEFAULT_TEMPLATE.removeprefix("{{ bos_token }}")
+    text = exports._modelfile(model, "a.gguf")
+    assert 'SYSTEM """Be kind"""' in text and 'TEMPLATE """{{- if' in text, "ollama adds it by the file's flag"
+    model.tokenizer.adds_begin = False
+    assert 'TEMPLATE """<|endoftext|>{{- if' in exports._modelfile(model, "a.gguf")
 
 
 def test_what_a_model_is_made_of(exported: Export, shared_home: Path) -> None:

@@ -130,6 +130,20 @@ def test_a_vocabulary_comes_back(pattern: str) -> None:
         assert found.encode(text) == tokenizer.encode(text)
 
 
+@pytest.mark.parametrize("adds", [(True, False), (False, True), (False, False)])
+def test_what_stands_around_a_text_comes_back(adds: tuple[bool, bool]) -> None:
+    """A file that leaves it open means what llama.cpp does then: a begin token for Llama 3's vocabulary only."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.adds_begin, tokenizer.adds_end = adds
+    metadata = write_vocabulary(tokenizer, 304)
+    found = read_vocabulary(metadata, 304, "a file")
+    assert (found.adds_begin, found.adds_end) == adds
+    silent = {key: value for key, value in metadata.items() if "ggml.add_" not in key}
+    assert read_vocabulary(silent, 304, "a file").frame([5]) == [5]
+    llama3 = silent | {"tokenizer.ggml.pre": "llama-bpe"}
+    assert read_vocabulary(llama3, 304, "a file").frame([5]) == [tokenizer.end_id, 5]
+
+
 CONTRADICTIONS = {
     "another architecture": ({"general__architecture": "mamba"}, "'mamba': must be one of llama, qwen3, gpt2"),
     "no architecture": ({"general__architecture": None}, "must be one of llama"),
@@ -162,6 +176,7 @@ CONTRADICTIONS = {
     "another model's tokens": ({"tokenizer__ggml__tokens": ["a", "b"]}, "token_type' has 304 entries for 2 tokens"),
     "token types missing": ({"tokenizer__ggml__token_type": None}, "token_type' is missing"),
     "an end token that is none": ({"tokenizer__ggml__eos_token_id": 10**6}, "the tokens' ids are 0 to 303"),
+    "a flag that is none": ({"tokenizer__ggml__add_bos_token": "yes"}, "add_bos_token' is yes; true or false"),
     "a merge of nothing": ({"tokenizer__ggml__merges": ["x"]}, "merge 0 is no pair of tokens: 'x'"),
 }
 

@@ -19,6 +19,7 @@ from llm_journey.tokenizer import Tokenizer, TokenizerConfig, io
 from llm_journey.tokenizer.byte_level import ID_TO_BYTE, to_characters
 from llm_journey.tokenizer.chat_template import render_chat
 from llm_journey.tokenizer.pretokenize import PATTERNS, split
+from llm_journey.tokenizer.tokenizer import Roles
 from llm_journey.tokenizer.train import train_tokenizer
 
 TEXTS = [topics.topics[name] for name in sorted(topics.topics)]
@@ -159,7 +160,7 @@ def test_any_text_encodes_alike_in_tokenizers(
     pattern: str, text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     peer = opened(pattern, tmp_path_factory.getbasetemp() / pattern)
-    ids = peer.encode(text).ids
+    ids = peer.encode(text, add_special_tokens=False).ids
     assert ids == trained(pattern).encode(text, allow_special=True)
     assert peer.decode(ids, skip_special_tokens=False) == trained(pattern).decode(ids) == text
 
@@ -176,8 +177,9 @@ def test_saved_files_open_in_transformers(pattern: str, tmp_path: Path) -> None:
         assert len(peer) == ours.vocab_size
         assert peer.eos_token_id == peer.bos_token_id == peer.pad_token_id == ours.end_id
         for text in [*FOREIGN, TEXTS[0], "<|im_start|>user\nHi<|im_end|>\n"]:
-            ids = peer(text)["input_ids"]
-            assert ids == ours.encode(text, allow_special=True)
+            ids = ours.encode(text, allow_special=True)
+            assert peer(text, add_special_tokens=False)["input_ids"] == ids
+            assert peer(text)["input_ids"] == ours.frame(ids) == [ours.end_id, *ids]
             assert peer.decode(ids) == ours.decode(ids) == text
         added = {token.content: token.special for token in peer.added_tokens_decoder.values()}
         assert added == dict.fromkeys(ours.special_tokens, True)
@@ -208,6 +210,54 @@ def test_files_written_by_hugging_face_load_here(pattern: str, special_first: bo
     for text in [*FOREIGN, TEXTS[40], "a<|later|> b<think><|endoftext|>"]:
         assert ours.encode(text, allow_special=True) == peer.encode(text).ids
     assert all(ours.id_to_bytes(token) == name.encode() for name, token in ours.special_tokens.items())
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>"])
+@pytest.mark.parametrize("adds", [(False, False), (True, False), (False, True), (True, True)])
+def test_what_stands_around_a_text(adds: tuple[bool, bool], end: str, tmp_path: Path) -> None:
+    """tokenizers adds the same, to one text and to a pair of them."""
+    base = trained("gpt2")
+    ours = Tokenizer(
+        base.vocabulary,
+        base.merges,
+        special_tokens=base.special_tokens,
+        pattern="gpt2",
+        roles=Roles(end=end, begin="<|endoftext|>"),
+        adds_begin=adds[0],
+        adds_end=adds[1],
+    )
+    io.save(ours, tmp_path)
+    peer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    first, second = (ours.frame(ours.encode(text)) for text in ("a mill", "a river"))
+    assert peer.encode("a mill").ids == first
+    assert peer.encode("a mill", "a river").ids == first + second
+    assert len(first) == len(ours.encode("a mill")) + sum(adds)
+    loaded = io.load(tmp_path)
+    assert (loaded.adds_begin, loaded.adds_end, loaded.roles) == (*adds, ours.roles)
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("processor", ["none", "byte-level", "template"])
+def test_the_post_processor_alone_decides(processor: str, said: bool, tmp_path: Path) -> None:
+    """transformers 5 overlooks add_bos_token where there is a tokenizer.json, and so do we; older folders of ours say
+    nothing, which means that nothing is added."""
+    import transformers
+
+    io.save(trained("gpt2"), tmp_path)
+    for name, change in (("tokenizer.json", {"post_processor": None}), ("tokenizer_config.json", {})):
+        content = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        if name == "tokenizer_config.json":
+            change = {"add_bos_token": said}
+        elif processor == "template":
+            change = {}
+        elif processor == "byte-level":
+            change = {"post_processor": {"type": "ByteLevel", "trim_offsets": True}}
+            change["post_processor"] |= {"add_prefix_space": False, "use_regex": True}
+        (tmp_path / name).write_text(json.dumps(content | change), encoding="utf-8")
+    ours = io.load(tmp_path)
+    peer: Any = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert peer("a mill")["input_ids"] == ours.frame(ours.encode("a mill"))
+    assert ours.adds_begin == (processor == "template")
 
 
 def test_ranks_open_in_tiktoken(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ def test_special_tokens_first_as_a_hugging_face_trainer_numbers_them(
     }
     for entry in content["added_tokens"]:
         entry["id"] -= 697
+    content["post_processor"]["special_tokens"]["<|endoftext|>"]["ids"] = [0]
     loaded = io.load(write(tmp_path, content))
     assert loaded.special_tokens == {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
     assert loaded.encode(SAMPLE) == [token + shift for token in tokenizer.encode(SAMPLE)]
@@ -84,6 +85,7 @@ def test_special_tokens_first_as_a_hugging_face_trainer_numbers_them(
 
 
 def test_the_configuration_beside_it_names_roles_and_template(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["post_processor"] = None
     config = {
         "eos_token": {"content": "<|im_end|>", "lstrip": False},
         "bos_token": None,
@@ -135,14 +137,54 @@ BAD = [
     ("model.vocab.<|im_end|>", 4, "two ids"),
     ("added_tokens.0.id", "x", "lacks its id"),
     ("added_tokens.0", "text", "lacks its id"),
-    ("added_tokens.0.lstrip", True, "strips its surroundings"),
+    ("added_tokens.0.rstrip", True, "looks at what stands behind it"),
     ("added_tokens.1.content", "<|endoftext|>", "stands twice"),
     ("pre_tokenizer", None, "known split patterns"),
     ("pre_tokenizer", {"type": "Metaspace"}, "known split patterns"),
     ("pre_tokenizer.add_prefix_space", True, "add_prefix_space"),
     ("pre_tokenizer.use_regex", False, "known split patterns"),
     ("normalizer", {"type": "Lowercase"}, "normalizer"),
+    ("post_processor", 7, "none of null, ByteLevel"),
+    ("post_processor", {"type": "RobertaProcessing"}, "none of null, ByteLevel"),
+    ("post_processor", {"type": "Sequence", "processors": [{"type": "TemplateProcessing"}] * 2}, "none of null"),
+    ("post_processor.single", {"A": 1}, "none of null, ByteLevel"),
+    ("post_processor.single", [], "no text with tokens around it"),
+    ("post_processor.single.0", {"Word": {}}, "no text with tokens around it"),
+    ("post_processor.single.1", {"SpecialToken": {"id": "<|endoftext|>"}}, "no text with tokens around it"),
+    ("post_processor.special_tokens", {}, "adds '<|endoftext|>', which is no added token of that id"),
+    ("post_processor.special_tokens.<|endoftext|>.ids", [5], "no added token of that id"),
+    ("post_processor.single.0.SpecialToken", [1], "adds 'None', which is no added token"),
 ]
+
+
+def test_two_tokens_before_a_text_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["post_processor"]["single"].insert(0, content["post_processor"]["single"][0])
+    with pytest.raises(BadInputError, match="more than one token before or behind"):
+        io.load(write(tmp_path, content))
+
+
+def test_a_begin_token_that_is_not_the_named_one_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    """Two files that contradict each other; without the second one, the first names the role too."""
+    with pytest.raises(BadInputError, match=r"adds '<\|endoftext\|>', but .* names '<\|im_start\|>' as bos_token"):
+        io.load(write(tmp_path, content, {"bos_token": "<|im_start|>"}))
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert io.load(tmp_path).roles.begin == "<|endoftext|>" and io.load(tmp_path).adds_begin
+    sequence = [{"type": "ByteLevel"}, content["post_processor"]]
+    content["post_processor"] = {"type": "Sequence", "processors": sequence}
+    assert io.load(write(tmp_path, content)).adds_begin
+
+
+def test_a_token_to_add_must_be_there(tokenizer: Tokenizer) -> None:
+    for adds in ({"adds_begin": True}, {"adds_end": True}):
+        with pytest.raises(BadInputError, match="tokens to texts, but none is named"):
+            Tokenizer(
+                tokenizer.vocabulary,
+                tokenizer.merges,
+                special_tokens=tokenizer.special_tokens,
+                pattern="gpt2",
+                roles=Roles(end=None, begin=None),
+                **adds,
+            )
 
 
 @pytest.mark.parametrize(("path", "value", "reason"), BAD)

@@ -157,6 +157,7 @@ def _write_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[s
 def _write_other_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
     """An encoder's or an encoder-decoder's folder, and transformers' output of it beside ours on random ids."""
     from llm_journey.app.imports import write_model_folder
+    from llm_journey.app.text_agreement import text_agreement
     from llm_journey.checkpoint.verify import compare_with_transformers
 
     write_model_folder(source.path, folder)
@@ -165,7 +166,7 @@ def _write_other_folder(source: _Source, folder: Path, type: str) -> tuple[str, 
     difference = compare_with_transformers(folder, ids)
     _require(difference, LOGIT_BOUND, "the largest difference to transformers")
     version = lineage.versions()["transformers"]
-    return "model.safetensors", {
+    return "model.safetensors", text_agreement(folder, _TEXTS) | {
         "compared": f"{source.name} in float32 with this folder opened by transformers {version}",
         "positions": len(ids),
         "largest_logit_difference": difference,
@@ -262,10 +263,11 @@ def _file_facts(path: Path) -> dict[str, Any]:
 def _modelfile(model: LanguageModel, name: str) -> str:
     """What `ollama create` reads. Where the template is ChatML, it is spelled out in ollama's own language."""
     lines = [f"FROM ./{name}"]
-    system = _chatml_system(model)
-    if system is not None:
+    found = _chatml_system(model)
+    if found is not None:
+        begin, system = found
         lines += [
-            'TEMPLATE """{{- if .System }}<|im_start|>system',
+            f'TEMPLATE """{begin}{{{{- if .System }}}}<|im_start|>system',
             "{{ .System }}<|im_end|>",
             "{{ end }}{{- range .Messages }}<|im_start|>{{ .Role }}",
             "{{ .Content }}<|im_end|>",
@@ -281,8 +283,9 @@ def _modelfile(model: LanguageModel, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _chatml_system(model: LanguageModel) -> str | None:
-    """The system message that a ChatML template adds ("" for none); None where the template is another one."""
+def _chatml_system(model: LanguageModel) -> tuple[str, str] | None:
+    """What a ChatML template writes first (the begin token, save where ollama adds it by the file's own flag), and the
+    system message that it adds ("" for none); None where the template is another one."""
     from llm_journey.tokenizer.chat_template import render_chat
 
     if model.tokenizer.chat_template is None:
@@ -291,8 +294,13 @@ def _chatml_system(model: LanguageModel) -> str | None:
     before, found, _ = text.rpartition("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
     if not found or not text.endswith(found):
         return None
+    begin = model.tokenizer.roles.begin or ""
+    begins, adds = bool(begin) and before.startswith(begin), model.tokenizer.adds_begin
+    before = before.removeprefix(begin) if begins else before
     system = before.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>\n")
-    return system if before in ("", f"<|im_start|>system\n{system}<|im_end|>\n") and '"""' not in system else None
+    if before not in ("", f"<|im_start|>system\n{system}<|im_end|>\n") or '"""' in system or (adds and not begins):
+        return None
+    return begin if begins and not adds else "", system
 
 
 def _licence(source: _Source) -> str:
@@ -353,5 +361,7 @@ def _measures(certificate: dict[str, Any]) -> list[tuple[str, str]]:
         "decided_agreement": ("The same where the lead exceeds 0.05", ".2%"),
         "mean_kl": ("Mean KL, nats", ".2e"),
         "largest_kl": ("Largest KL, nats", ".2e"),
+        "same_ids": ("Same ids of a text", ".2%"),
+        "same_answers": ("Same answer to a text", ".2%"),
     }
     return [(label, f"{certificate[key]:{form}}") for key, (label, form) in shown.items() if key in certificate]

@@ -101,7 +101,7 @@ class LanguageModel:
 
     def stream(self, text: str, *, settings: Mapping[str, Any] | None = None) -> Reply:
         """The continuation of `text`, piece by piece."""
-        return self._reply(self._begin() + self.tokenizer.encode(text), settings or {})
+        return self._reply(self.prompt_ids(text), settings or {})
 
     def stream_chat(self, messages: str | Sequence[Message], *, settings: Mapping[str, Any] | None = None) -> Reply:
         """The reply to a conversation, piece by piece."""
@@ -116,7 +116,7 @@ class LanguageModel:
         """
         from llm_journey.app.inspect import inspect_prompt
 
-        return inspect_prompt(self, text, self._begin() + self.tokenizer.encode(text), layers=layers)
+        return inspect_prompt(self, text, self.prompt_ids(text), layers=layers)
 
     def sampling(self, settings: Mapping[str, Any]) -> "SamplingConfig":
         """The model's defaults with `settings` over them. Raises BadInputError naming the key that is wrong."""
@@ -138,10 +138,13 @@ class LanguageModel:
             ("Folder", str(self.directory)),
         ]
 
-    def _begin(self) -> list[int]:
-        """The begin token where it is the end token too: in such training a document always follows it (GPT-2)."""
-        roles = self.tokenizer.roles
-        return [self.tokenizer.end_id] if roles.end is not None and roles.begin == roles.end else []
+    def prompt_ids(self, text: str) -> list[int]:
+        """What the model continues from: as transformers and llama.cpp tokenize a bare text; the begin token for an
+        empty one, where the tokenizer has such a token."""
+        begin = self.tokenizer.roles.begin
+        if text or begin is None:
+            return self.tokenizer.frame(self.tokenizer.encode(text))
+        return [self.tokenizer.special_tokens[begin]]
 
     def _reply(self, ids: Sequence[int], settings: Mapping[str, Any]) -> Reply:
         from llm_journey.generation.decode import generate

@@ -19,9 +19,11 @@ from llm_journey.core.errors import BadInputError, JourneyError
 if TYPE_CHECKING:
     from llm_journey.tokenizer.tokenizer import Tokenizer
 
-# ChatML: each turn between a pair of special tokens, its role on the first line.
+# ChatML: each turn between a pair of special tokens, its role on the first line. The begin token is the template's to
+# write, once: transformers and llama.cpp put none before a rendered chat, or take theirs away.
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 DEFAULT_TEMPLATE = (
+    "{{ bos_token }}"
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"

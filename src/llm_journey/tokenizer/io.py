@@ -1,13 +1,16 @@
 """Tokenizer files: Hugging Face's `tokenizer.json` with `tokenizer_config.json`, and tiktoken's rank files.
 
 Read and written here: byte-level BPE as GPT-2, Llama 3, Qwen and SmolLM have it, with one of the known split patterns.
-Refused with a reason: SentencePiece-like vocabularies, unknown patterns, tokens that strip their surroundings, and
-files that contradict themselves. What a post-processor would add (a begin token) is not added by `encode`.
+Refused with a reason: SentencePiece-like vocabularies, unknown patterns, tokens that strip what stands behind them,
+and files that contradict themselves.
+
+Whether a begin token stands before a text, or an end token behind it, is what the post-processor of `tokenizer.json`
+says (`Tokenizer.frame`). Without one nothing is added, in older folders of ours too, and `add_bos_token` of
+`tokenizer_config.json` is not read: transformers 5 overlooks it where there is a `tokenizer.json`.
 """
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.files import write_bytes, write_json
+from llm_journey.core.json_text import parse_json
 from llm_journey.tokenizer.bpe import Pair
 from llm_journey.tokenizer.byte_level import from_characters, to_characters
 from llm_journey.tokenizer.pretokenize import PATTERNS
@@ -23,6 +27,7 @@ from llm_journey.tokenizer.tokenizer import Roles, Tokenizer
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
+_MASK = "[MASK]"  # as tools that fill masks ask for it
 # The largest in use (262,144 tokens) has 33 MB.
 MAX_FILE_BYTES = 128 << 20
 
@@ -37,6 +42,7 @@ def save(tokenizer: Tokenizer, directory: Path) -> None:
         "bos_token": roles.begin,
         "eos_token": roles.end,
         "pad_token": roles.padding,
+        "mask_token": _MASK if _MASK in tokenizer.special_tokens else None,
         "chat_template": tokenizer.chat_template,
     }
     write_json(directory / CONFIG_FILE, {key: value for key, value in config.items() if value is not None})
@@ -63,9 +69,10 @@ def load(path: Path) -> Tokenizer:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises BadInputError that names the file."""
     try:
-        value = json.loads(_read(path))
-    except (ValueError, RecursionError):
-        raise BadInputError(f"{path}: not valid JSON; is the download whole?") from None
+        value = parse_json(_read(path))
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise BadInputError(f"{path}: not valid JSON ({reason}); is the download whole?") from None
     if not isinstance(value, dict):
         raise BadInputError(f"{path}: holds no JSON object")
     return value
@@ -91,7 +98,7 @@ def to_huggingface(tokenizer: Tokenizer) -> dict[str, Any]:
             "id": token,
             "content": name,
             "single_word": False,
-            "lstrip": False,
+            "lstrip": name in tokenizer.takes_space,
             "rstrip": False,
             "normalized": False,
             "special": name not in tokenizer.visible_tokens,
@@ -106,7 +113,7 @@ def to_huggingface(tokenizer: Tokenizer) -> dict[str, Any]:
         "added_tokens": added,
         "normalizer": {"type": "NFC"} if tokenizer.compose else None,
         "pre_tokenizer": _pre_tokenizer(tokenizer.pattern),
-        "post_processor": None,
+        "post_processor": _post_processor(tokenizer),
         "decoder": byte_level,
         "model": {
             "type": "BPE",
@@ -119,6 +126,28 @@ def to_huggingface(tokenizer: Tokenizer) -> dict[str, Any]:
             "ignore_merges": tokenizer.whole_words_first,
             "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])),
             "merges": [[names[left], names[right]] for left, right in tokenizer.merges],
+        },
+    }
+
+
+def _post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """A template of what `Tokenizer.frame` adds, None where that is nothing."""
+    roles = tokenizer.roles
+    before, behind = roles.begin if tokenizer.adds_begin else None, roles.end if tokenizer.adds_end else None
+    if before is None and behind is None:
+        return None
+
+    def framed(name: str, segment: int) -> list[dict[str, Any]]:
+        parts = [("SpecialToken", before), ("Sequence", name), ("SpecialToken", behind)]
+        return [{kind: {"id": item, "type_id": segment}} for kind, item in parts if item is not None]
+
+    names = sorted({name for name in (before, behind) if name is not None})
+    return {
+        "type": "TemplateProcessing",
+        "single": framed("A", 0),
+        "pair": framed("A", 0) + framed("B", 1),
+        "special_tokens": {
+            name: {"id": name, "ids": [tokenizer.special_tokens[name]], "tokens": [name]} for name in names
         },
     }
 
@@ -151,18 +180,24 @@ def from_huggingface(
         raise BadInputError("not a byte-level BPE vocabulary; only that kind is supported")
     if model.get("dropout") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise BadInputError("uses dropout or word affixes, which byte-level BPE here does without")
-    special_tokens, visible_tokens = _added_tokens(data.get("added_tokens") or [])
+    special_tokens, visible_tokens, takes_space = _added_tokens(data.get("added_tokens") or [])
     vocabulary = _vocabulary(_member(model, "vocab", dict), special_tokens)
+    roles, adds_begin, adds_end = _frame(
+        data.get("post_processor"), _roles(config or {}, special_tokens), special_tokens
+    )
     return Tokenizer(
         vocabulary,
         _merges(_member(model, "merges", list), vocabulary),
         special_tokens=special_tokens,
         pattern=_pattern(data.get("pre_tokenizer")),
-        roles=_roles(config or {}, special_tokens),
+        roles=roles,
         chat_template=chat_template if chat_template is not None else _template(config or {}),
         whole_words_first=bool(model.get("ignore_merges")),
         compose=_composes(data.get("normalizer")),
         visible_tokens=visible_tokens,
+        adds_begin=adds_begin,
+        adds_end=adds_end,
+        takes_space=takes_space,
     )
 
 
@@ -174,21 +209,24 @@ def _member(data: Mapping[str, Any], key: str, kind: type) -> Any:
     return data[key]
 
 
-def _added_tokens(entries: Any) -> tuple[dict[str, int], list[str]]:
+def _added_tokens(entries: Any) -> tuple[dict[str, int], list[str], list[str]]:
+    """(name -> id, those that are not special, those that take the white space before them)."""
     special_tokens: dict[str, int] = {}
-    visible = []
+    visible, takes_space = [], []
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("content"), str):
             raise BadInputError("an entry of 'added_tokens' lacks its id or its content")
         name = entry["content"]
-        if any(entry.get(key) for key in ("lstrip", "rstrip", "single_word")):
-            raise BadInputError(f"added token {name!r} strips its surroundings, which is not supported")
+        if any(entry.get(key) for key in ("rstrip", "single_word")):
+            raise BadInputError(f"added token {name!r} looks at what stands behind it, which is not supported")
+        if entry.get("lstrip"):
+            takes_space.append(name)
         if name in special_tokens:
             raise BadInputError(f"added token {name!r} stands twice")
         special_tokens[name] = entry["id"]
         if not entry.get("special"):
             visible.append(name)
-    return special_tokens, visible
+    return special_tokens, visible, takes_space
 
 
 def _vocabulary(entries: Mapping[str, Any], special_tokens: Mapping[str, int]) -> dict[bytes, int]:
@@ -260,7 +298,7 @@ def _roles(config: Mapping[str, Any], special_tokens: Mapping[str, int]) -> Role
         name = value.get("content") if isinstance(value, dict) else value
         if name is None:
             return None
-        if name not in special_tokens:
+        if not isinstance(name, str) or name not in special_tokens:
             raise BadInputError(f"{CONFIG_FILE} names {name!r} as {key}, which is no added token")
         return str(name)
 
@@ -268,11 +306,65 @@ def _roles(config: Mapping[str, Any], special_tokens: Mapping[str, int]) -> Role
     return found if found != Roles(end=None, begin=None, padding=None) else None
 
 
+def _frame(
+    post_processor: Any, roles: Roles | None, special_tokens: Mapping[str, int]
+) -> tuple[Roles | None, bool, bool]:
+    """The roles, with those that only the post-processor names, and whether it adds begin and end to a text."""
+    before, behind = _around(post_processor, special_tokens)
+    if before is None and behind is None:
+        return roles, False, False
+    known = roles or Roles(end=behind, begin=before, padding=None)
+    found = Roles(end=known.end or behind, begin=known.begin or before, padding=known.padding)
+    for name, role, key in ((before, found.begin, "bos_token"), (behind, found.end, "eos_token")):
+        if name is not None and name != role:
+            raise BadInputError(f"its post_processor adds {name!r}, but {CONFIG_FILE} names {role!r} as {key}")
+    return found, before is not None, behind is not None
+
+
+def _around(post_processor: Any, special_tokens: Mapping[str, int]) -> tuple[str | None, str | None]:
+    """The tokens that a post-processor puts before and behind a text. ByteLevel, which adds none, may stand beside it.
+
+    Raises BadInputError for one of another kind, or that adds more than one token on a side.
+    """
+    steps = [post_processor]
+    if isinstance(post_processor, dict) and post_processor.get("type") == "Sequence":
+        processors = post_processor.get("processors")
+        steps = processors if isinstance(processors, list) else []
+    kinds = [step.get("type") if isinstance(step, dict) else step for step in steps]
+    templates = [step for step, kind in zip(steps, kinds, strict=True) if kind not in (None, "ByteLevel")]
+    if not templates:
+        return None, None
+    pieces = templates[0].get("single") if isinstance(templates[0], dict) else None
+    if not isinstance(pieces, list) or len(templates) > 1 or templates[0].get("type") != "TemplateProcessing":
+        raise BadInputError("its post_processor is none of null, ByteLevel and one TemplateProcessing")
+    names = [next(iter(piece)) if isinstance(piece, dict) and len(piece) == 1 else "" for piece in pieces]
+    if names.count("Sequence") != 1 or set(names) - {"Sequence", "SpecialToken"}:
+        raise BadInputError("its post_processor's 'single' is no text with tokens around it")
+    place = names.index("Sequence")
+    if place > 1 or len(names) - place > 2:
+        raise BadInputError("its post_processor adds more than one token before or behind a text")
+    added = [
+        _token_of(piece["SpecialToken"], templates[0], special_tokens) for piece in pieces if "Sequence" not in piece
+    ]
+    return (added[0] if place else None), (added[-1] if len(names) - place == 2 else None)
+
+
+def _token_of(piece: Any, template: Mapping[str, Any], special_tokens: Mapping[str, int]) -> str:
+    """The name of a template's token, once the ids that it is to become are the one that we know it by."""
+    name = piece.get("id") if isinstance(piece, dict) else None
+    entries = template.get("special_tokens")
+    entry = entries.get(name) if isinstance(entries, dict) and isinstance(name, str) else None
+    ids = entry.get("ids") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or name not in special_tokens or ids != [special_tokens[name]]:
+        raise BadInputError(f"its post_processor adds {str(name)[:40]!r}, which is no added token of that id")
+    return name
+
+
 def _template(config: Mapping[str, Any]) -> str | None:
     value = config.get("chat_template")
     if isinstance(value, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
-        value = named.get("default")
+        named = [entry for entry in value if isinstance(entry, dict) and entry.get("name") == "default"]
+        value = named[-1].get("template") if named else None
     return value if isinstance(value, str) else None
 
 

@@ -25,6 +25,8 @@ from llm_journey.tokenizer.pretokenize import PATTERNS, split
 _MOST_MISSING = 64
 # A batch goes to the threads in slices of about this many characters: large enough to forget what a hand-over costs.
 _SLICE_CHARACTERS = 1 << 16
+# Unicode's White_Space, as tokenizers understands it; str.isspace() counts four separators more.
+WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,18 @@ class Tokenizer:
         whole_words_first: bool = False,
         compose: bool = False,
         visible_tokens: Iterable[str] = (),
+        adds_begin: bool = False,
+        adds_end: bool = False,
+        takes_space: Iterable[str] = (),
     ) -> None:
         """`vocabulary` holds the ordinary tokens, `merges` pairs of their ids, earliest first.
 
         `whole_words_first`: a word that is a token is taken as it is. `compose`: text is brought to Unicode's form NFC
         first (Qwen's files ask for it; such text does not round-trip). `visible_tokens` are those of `special_tokens`
-        that belong to the text (`<think>`): only the others steer a chat. Raises BadInputError where the parts
-        contradict each other.
+        that belong to the text (`<think>`): only the others steer a chat. `adds_begin`, `adds_end`: whether a model of
+        this tokenizer reads a text with the begin token before it, the end token behind it: see `frame`.
+        `takes_space`: special tokens that stand for a word with the white space before it (a mask). Raises
+        BadInputError where the parts contradict each other.
         """
         if pattern not in PATTERNS:
             raise unknown_name("split pattern", pattern, PATTERNS)
@@ -75,6 +82,9 @@ class Tokenizer:
         self.whole_words_first = whole_words_first
         self.compose = compose
         self.visible_tokens = frozenset(visible_tokens)
+        self.adds_begin, self.adds_end = adds_begin, adds_end
+        self.takes_space = frozenset(takes_space)
+        _check_frame(self.roles, adds_begin=adds_begin, adds_end=adds_end)
         self._missing = bytes(value for value in range(NUM_BYTES) if bytes([value]) not in vocabulary)
         self._bytes_of = {token: data for data, token in vocabulary.items()}
         self._bytes_of.update({token: name.encode() for name, token in special_tokens.items()})
@@ -97,7 +107,7 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides about ids: equal fingerprints, equal ids."""
+        """SHA-256 of everything that decides about `encode`'s ids: equal fingerprints, equal ids."""
         return sha256_json(
             {
                 "vocabulary": {data.hex(): token for data, token in self.vocabulary.items()},
@@ -123,12 +133,26 @@ class Tokenizer:
                 ids.append(self.special_tokens[special])
         return ids
 
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """A text's ids as its model reads them: `encode` adds nothing, here is what stands before and behind.
+
+        It is what transformers' `tokenizer(text)` and llama.cpp add. A rendered chat has its own; documents of a
+        training set get theirs from the loader.
+        """
+        begin, end = self.roles.begin, self.roles.end
+        before = [self.special_tokens[begin]] if self.adds_begin and begin is not None else []
+        return [*before, *ids, *([self.special_tokens[end]] if self.adds_end and end is not None else [])]
+
     def split_special(self, text: str) -> Iterator[tuple[str, str | None]]:
-        """`text` as pairs of ordinary text and the special token behind it (None at the end)."""
+        """`text` as pairs of ordinary text and the special token behind it (None at the end).
+
+        White space before a token of `takes_space` is left out: it belongs to what the token stands for.
+        """
         start = 0
         if self._special_pattern is not None:
             for match in self._special_pattern.finditer(text):
-                yield text[start : match.start()], match.group()
+                ordinary, name = text[start : match.start()], match.group()
+                yield ordinary.rstrip(WHITE_SPACE) if name in self.takes_space else ordinary, name
                 start = match.end()
         yield text[start:], None
 
@@ -197,7 +221,12 @@ class Tokenizer:
 
 
 def from_merges(
-    merges: Sequence[Pair], *, pattern: str, special_tokens: Sequence[str], chat_template: str | None = None
+    merges: Sequence[Pair],
+    *,
+    pattern: str,
+    special_tokens: Sequence[str],
+    chat_template: str | None = None,
+    adds_begin: bool = False,
 ) -> Tokenizer:
     """The tokenizer that training makes: the bytes are 0..255, merge i is 256 + i, the special tokens come last."""
     spelled = [ID_TO_BYTE[index : index + 1] for index in range(NUM_BYTES)]
@@ -209,7 +238,14 @@ def from_merges(
         special_tokens={name: len(spelled) + index for index, name in enumerate(special_tokens)},
         pattern=pattern,
         chat_template=chat_template,
+        adds_begin=adds_begin,
     )
+
+
+def _check_frame(roles: Roles, *, adds_begin: bool, adds_end: bool) -> None:
+    for adds, role, name in ((adds_begin, roles.begin, "begin"), (adds_end, roles.end, "end")):
+        if adds and role is None:
+            raise BadInputError(f"adds {name} tokens to texts, but none is named; name one in tokenizer_config.json")
 
 
 def _check(vocabulary: Mapping[bytes, int], merges: Sequence[Pair], special_tokens: Mapping[str, int]) -> None:

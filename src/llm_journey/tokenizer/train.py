@@ -24,7 +24,8 @@ def train_tokenizer(
 
     Where the texts have too few pairs to fill `config.vocab_size`, the vocabulary stays smaller: `vocab_size` of the
     result tells its true size. The tokenizer carries the ChatML template where its turn tokens are among the special
-    ones. Raises BadInputError where the texts are empty. `processes`: see `word_counts.count_words`.
+    ones, and puts the begin token before a text, as training does before each document (datasets.loader). Raises
+    BadInputError where the texts are empty. `processes`: see `word_counts.count_words`.
     """
 
     def read(characters: int) -> None:
@@ -45,4 +46,5 @@ def train_tokenizer(
         pattern=config.pattern,
         special_tokens=config.special_tokens,
         chat_template=DEFAULT_TEMPLATE if has_turns else None,
+        adds_begin=True,
     )

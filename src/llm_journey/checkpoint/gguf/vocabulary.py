@@ -72,8 +72,8 @@ def write_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [f"{spelled[left]} {spelled[right]}" for left, right in tokenizer.merges],
         **_role_ids(tokenizer),
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.ggml.add_bos_token": tokenizer.adds_begin,
+        "tokenizer.ggml.add_eos_token": tokenizer.adds_end,
     }
     if tokenizer.chat_template is not None:
         values["tokenizer.chat_template"] = tokenizer.chat_template
@@ -108,6 +108,9 @@ def read_vocabulary(metadata: Mapping[str, Any], vocab_size: int, where: str) ->
             whole_words_first=whole_words_first,
             compose=pattern == _COMPOSING,
             visible_tokens=visible_tokens,
+            # llama.cpp's own answers where a file leaves it open (llama-vocab.cpp, llm_load_vocab).
+            adds_begin=reader.flag("add_bos_token", default=whole_words_first and roles.begin is not None),
+            adds_end=reader.flag("add_eos_token", default=False),
         )
     except BadInputError as error:
         raise BadInputError(f"{where}: its tokenizer: {error}") from None
@@ -128,6 +131,13 @@ class _Reader:
         value = self._metadata.get(f"tokenizer.ggml.{key}")
         if not isinstance(value, list):
             raise self.error(key, "is missing or no list of texts")
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Yes or no."""
+        value = self._metadata.get(f"tokenizer.ggml.{key}", default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"is {str(value)[:40]}; true or false are allowed")
         return value
 
     def token_types(self) -> list[int]:
