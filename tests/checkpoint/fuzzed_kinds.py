@@ -49,7 +49,7 @@ def _chat(folder: Path) -> None:
     model.chat("the cat?", max_new_tokens=2)
 
 
-def _embedder_folders(directory: Path) -> list[Path]:
+def embedder_folders(directory: Path) -> list[Path]:
     """sentence-transformers' layout, by hand: making it with that library would take longer than the test."""
     folder = directory / "embedder"
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(VOCABULARY))}
@@ -102,7 +102,7 @@ KINDS = {
         open=_chat,
     ),
     "embedders": Kind(
-        make=_embedder_folders,
+        make=embedder_folders,
         places=[
             (name, change)
             for name in (

@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
+from fuzzed_kinds import embedder_folders
 from small_decoders import GPT2, QWEN3, small_decoder
 
-from embedder_folders import save_embedder
 from llm_journey.app.embedder import open_embedder
 from llm_journey.app.language_model import open_model
 from llm_journey.checkpoint.model_folder import load_model, save_model
@@ -66,7 +66,7 @@ def test_a_key_that_stands_twice(name: str, key: str, saved: Path, tmp_path: Pat
     ("name", "key"), [("modules.json", "type"), ("1_Pooling/config.json", "pooling_mode_mean_tokens")]
 )
 def test_a_key_that_stands_twice_beside_an_embedder(name: str, key: str, tmp_path: Path) -> None:
-    folder = save_embedder(tmp_path / "embedder")
+    [folder] = embedder_folders(tmp_path)
     (folder / name).write_bytes(_doubled(folder / name, key))
     with pytest.raises(BadInputError, match=rf"{name}: .*JSON \(key '{key}' stands twice\)"):
         open_embedder(str(folder))
