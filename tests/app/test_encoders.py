@@ -10,7 +10,7 @@ import torch
 
 import llm_journey
 from command_line import Journey
-from llm_journey.app.encoders import MaskFiller, Rewriter, _with_sentinels
+from llm_journey.app.encoders import MaskFiller, Rewriter, _with_special, encoder_ids
 from llm_journey.core.errors import BadInputError
 from llm_journey.tokenizer.tokenizer import from_merges
 
@@ -32,7 +32,9 @@ name: days
 objective: seq2seq
 data: {source: dates, max_documents: 200}
 tokenizer: {vocab_size: 257, special_tokens: ["<|endoftext|>"]}
-model: {kind: encoder_decoder, width: 16, num_layers: 1, num_heads: 2, context: 64}
+model:
+  {kind: encoder_decoder, width: 16, num_layers: 1, num_heads: 2, context: 64, norm: layernorm, norm_placement: post,
+   norm_epsilon: 1.0e-5, positions: sinusoidal_halves, mlp: relu, bias: true, head_bias: true}
 training: {batch_size: 8, steps: 6, validations: 2, checkpoints: 1, sample_prompts: ["3 March 1998"]}
 """
 _WORDS = "one two three four five six seven eight nine ten".split()  # noqa: SIM905
@@ -68,6 +70,8 @@ def test_a_run_of_each_leaves_a_card_and_a_report_with_its_figures(home: Path) -
     masks, days = home / "runs" / "masks", home / "runs" / "days"
     card = (masks / "model" / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: fill-mask" in card and "masked tokens right" in card and "An encoder-only" in card
+    figures = json.loads((days / "run.json").read_text(encoding="utf-8"))["figures"]
+    assert figures["logit_difference"] <= 1e-4, "a Marian-type model, which transformers opened"
     card = (days / "model" / "README.md").read_text(encoding="utf-8")
     assert "text2text-generation" in card and "exact match" in card and "1 layers that read and 1 that write" in card
     assert "Bits per byte" not in card and "held-out pairs, whose answers were never trained on" in card
@@ -143,7 +147,8 @@ def test_they_do_not_chat(journey: Journey) -> None:
 def test_sentinels_of_a_span_model_are_tokens_and_nothing_else_is() -> None:
     """<extra_id_0> says where a span is missing; any other special token in a text is text."""
     tokenizer = from_merges([], pattern="gpt2", special_tokens=["<|endoftext|>", "<extra_id_0>", "<extra_id_1>"])
-    found = _with_sentinels(tokenizer, "a<extra_id_1>b<|endoftext|><extra_id_0><extra_id_7>")
+    names = [f"<extra_id_{number}>" for number in range(8)]
+    found = _with_special(tokenizer, "a <extra_id_1>b<|endoftext|>\n\t <extra_id_0><extra_id_7>", names)
     assert found == [
         *tokenizer.encode("a"),
         258,
@@ -154,10 +159,17 @@ def test_sentinels_of_a_span_model_are_tokens_and_nothing_else_is() -> None:
     assert tokenizer.end_id not in found
 
 
+def test_white_space_before_a_mask_is_the_masks_to_fill() -> None:
+    tokenizer = from_merges([], pattern="gpt2", special_tokens=["<|endoftext|>", "[MASK]"])
+    expected = [256, *tokenizer.encode("a"), 257, *tokenizer.encode(" b"), 256]
+    for text in ("a[MASK] b", "a [MASK] b", "a\u2003\n [MASK] b"):
+        assert encoder_ids(tokenizer, text) == expected
+
+
 def test_no_special_token_can_be_smuggled_in() -> None:
     model = llm_journey.load("masks")
     assert isinstance(model, MaskFiller)
     end = model.tokenizer.special_tokens["<|endoftext|>"]
-    assert model._ids("<|endoftext|> [MASK]").count(end) == 2
+    assert model.ids("<|endoftext|> [MASK]").count(end) == 2
     with pytest.raises(BadInputError, match=r"no \[MASK\]"):
         model.fill("[ MASK ]")

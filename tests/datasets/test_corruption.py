@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.batching import IGNORED
-from llm_journey.datasets.corruption import corrupt_spans, mask_tokens, number_of_spans, restored, unmasked
+from llm_journey.datasets.corruption import (
+    NO_TOKEN,
+    corrupt_spans,
+    mask_tokens,
+    number_of_spans,
+    restored,
+    tokens_before,
+    unmasked,
+)
 
 MASK = 99
 ORDINARY = np.arange(90)
@@ -108,6 +116,17 @@ def test_spans_of_the_paper_at_places_all_alike() -> None:
     share = gone / 2000
     assert np.abs(share[20:-20] - 77 / 512).max() < 5 * (0.15 * 0.85 / 2000) ** 0.5
     assert share.min() > 0.03  # towards the ends fewer, yet the first and the last token may go too
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1 << 20), length=st.integers(2, 80), rate=st.sampled_from([0.02, 0.15, 0.5, 0.9]))
+def test_the_token_before_each_token_that_was_cut_out(seed: int, length: int, rate: float) -> None:
+    """A text that counts: before each number stands the one below it, before 0 nothing, and sentinels have no place."""
+    text = np.arange(length)
+    source, target = corrupt_spans(text, np.random.default_rng(seed), sentinels=SENTINELS, rate=rate)
+    before = tokens_before(source, target, SENTINELS)
+    expected = [NO_TOKEN if token in SENTINELS or token == 0 else token - 1 for token in target.tolist()]
+    assert before.tolist() == expected
 
 
 def test_bad_input() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,13 @@ from llm_journey.model.kinds import make_model
 from llm_journey.training import objectives
 from llm_journey.training.inputs import prepare_inputs
 from llm_journey.training.loaders import make_loader, sentinel_ids
-from llm_journey.training.objectives import OBJECTIVES, masked_tokens, unigram_token, written_targets
+from llm_journey.training.objectives import (
+    OBJECTIVES,
+    likeliest_followers,
+    masked_tokens,
+    unigram_token,
+    written_targets,
+)
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.run import train
 
@@ -143,7 +151,7 @@ def test_any_objective_runs_and_resumes_as_if_never_stopped(objective: str, text
         train(recipe, tmp_path / "cut", observer=stop, judge=pair_figures)
     resumed = train(recipe, tmp_path / "cut", resume=True, judge=pair_figures)
     assert resumed.status == "finished" and steps(tmp_path / "cut") == steps(tmp_path / "whole")
-    same = ("validation_loss", "masked_accuracy", "token_accuracy", "exact_match")
+    same = ("validation_loss", "masked_accuracy", "token_accuracy", "span_accuracy", "exact_match")
     assert [resumed.figures.get(key) for key in same] == [whole.figures.get(key) for key in same]
     first, second = (load_model(tmp_path / name / "model")[0].state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -152,7 +160,7 @@ def test_any_objective_runs_and_resumes_as_if_never_stopped(objective: str, text
 def test_what_validation_says_of_each_objective(texts: Path, tmp_path: Path) -> None:
     expected = {
         "masked": {"masked_accuracy", "unigram_accuracy"},
-        "span": {"token_accuracy"},
+        "span": {"token_accuracy", "span_accuracy", "unigram_accuracy", "bigram_accuracy"},
         "seq2seq": {"token_accuracy", "exact_match"},
     }
     for objective, keys in expected.items():
@@ -176,6 +184,36 @@ def test_unigram_accuracy_by_hand(texts: Path) -> None:
     text = inputs.validation.read(0, inputs.validation.num_tokens)
     share = (text == order[0]).sum() / (text != inputs.tokenizer.end_id).sum()
     assert found["unigram_accuracy"] == pytest.approx(share, abs=0.12)  # a sample of 15%: about 250 tokens
+
+
+def test_the_likeliest_follower_by_hand(texts: Path) -> None:
+    inputs = prepare_inputs(_recipe("span", texts))
+    ids, end = inputs.train.read(0, inputs.train.num_tokens).tolist(), inputs.tokenizer.end_id
+    counts: dict[int, Counter[int]] = {}
+    for token, following in pairwise(ids):
+        if following != end:
+            counts.setdefault(token, Counter())[following] += 1
+    found = likeliest_followers(inputs.train)
+    for token, row in counts.items():
+        assert row[int(found[token])] == max(row.values())
+    silent = set(range(inputs.train.vocab_size)) - counts.keys()
+    assert silent and {int(found[token]) for token in silent} == {unigram_token(inputs.train)}
+
+
+def test_a_text_that_repeats_itself_is_guessed_from_the_token_before(tmp_path: Path) -> None:
+    """In a cycle of letters the token before decides: the second guess is never wrong, the first once in eight."""
+    folder = tmp_path / "cycle"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(("abcdefgh" * 12)[number % 8 : 80 + number], encoding="utf-8")
+    data = {"quality": {"enabled": False}}
+    training = {"steps": 150, "batch_size": 8, "validations": 1}
+    recipe = _recipe("span", folder, training=training, model={"dropout": 0.0, "context": 32}, data=data)
+    figures = train(recipe, tmp_path / "run").figures
+    assert figures["bigram_accuracy"] > 0.9, "a document's first letter follows an end token"
+    assert figures["unigram_accuracy"] == pytest.approx(1 / 8, abs=0.05)
+    assert figures["span_accuracy"] > 0.4, "far above the first guess already; the rest takes longer"
+    assert figures["token_accuracy"] > figures["span_accuracy"], "where a sentinel comes is easier"
 
 
 def test_an_encoder_learns_what_stands_at_the_masks(tmp_path: Path) -> None:
@@ -235,7 +273,7 @@ def test_exact_match_counts_whole_answers_alone(tmp_path: Path) -> None:
             r"each of training.sample_prompts must hold \[MASK\]",
         ),
         ("masked", {"training": {"corruption_rate": 1.5}}, "corruption_rate must lie between 0 and 1"),
-        ("seq2seq", {"data": {"source": "wiki-summaries"}}, "'wiki-summaries' is no task; known: dates"),
+        ("seq2seq", {"data": {"source": "wiki-summaries"}}, "is no task; known: dates, or a file of pairs"),
         ("seq2seq", {"training": {"stream": "x"}}, "leave out training.stream"),
     ],
 )

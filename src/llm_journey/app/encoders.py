@@ -15,6 +15,7 @@ from llm_journey.core.config import validate
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.corruption import MASK_TOKEN, sentinel_tokens
 from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer.tokenizer import WHITE_SPACE
 from llm_journey.tokenizer.wordpiece import WordPiece
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class MaskFiller(_TextModel):
 
         if top < 1:
             raise BadInputError(f"top must be at least 1, not {top}")
-        ids, mask_id = self._ids(text), self._mask_id
+        ids, mask_id = self.ids(text), self._mask_id
         context = self.encoder.config.context
         if len(ids) > context:
             raise BadInputError(
@@ -133,7 +134,7 @@ class MaskFiller(_TextModel):
         before, *others = text.split(MASK_TOKEN)
         for (best, *_), piece in zip(guesses, others, strict=True):
             # A byte-level token carries the space before it, which the text has too.
-            word = best.text.lstrip() if before.endswith(" ") or not before else best.text
+            word = best.text.lstrip() if before[-1:].isspace() or not before else best.text
             before += word + piece
         return before
 
@@ -150,7 +151,8 @@ class MaskFiller(_TextModel):
         size = self.encoder.config.vocab_size
         return [*self.tokenizer.special_tokens.values(), *range(self.tokenizer.vocab_size, size)]
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The ids of `text` as the encoder reads them. Raises BadInputError for a text without a mask."""
         if MASK_TOKEN not in text:
             raise BadInputError(f"the text has no {MASK_TOKEN}: put one where a word is to be filled in")
         return encoder_ids(self.tokenizer, text)
@@ -164,22 +166,34 @@ def encoder_ids(tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
 
     Only the mask counts as special, where there is one: no other token can be smuggled into a text.
     """
+    if isinstance(tokenizer, Tokenizer):
+        # As in training, where an end token stands between texts; it begins them too.
+        return [tokenizer.end_id, *_with_special(tokenizer, text, [MASK_TOKEN]), tokenizer.end_id]
     mask_id = tokenizer.special_tokens.get(MASK_TOKEN)
-    pieces = [text] if mask_id is None else text.split(MASK_TOKEN)
-    if isinstance(tokenizer, WordPiece):
-        first, last = tokenizer.options.begin, tokenizer.options.end
-        encoded = [tokenizer.encode(piece, add_special=False) for piece in pieces]
-        begin, end = [tokenizer.vocabulary[first]], [tokenizer.vocabulary[last]]
-    else:
-        # The space before a word belongs to its token, so it is the mask's to fill.
-        spaced = [piece.removesuffix(" ") for piece in pieces[:-1]] + pieces[-1:]
-        encoded = [tokenizer.encode(piece) for piece in spaced]
-        begin = end = [tokenizer.end_id]  # as in training, where an end token stands between texts
-    ids = encoded[0]
-    for piece in encoded[1:]:
+    first, *others = [text] if mask_id is None else text.split(MASK_TOKEN)
+    ids = tokenizer.encode(first, add_special=False)
+    for piece in others:
         assert mask_id is not None
-        ids = [*ids, mask_id, *piece]
-    return begin + ids + end
+        ids = [*ids, mask_id, *tokenizer.encode(piece, add_special=False)]
+    begin, end = (tokenizer.vocabulary[name] for name in (tokenizer.options.begin, tokenizer.options.end))
+    return [begin, *ids, end]
+
+
+def _with_special(tokenizer: Tokenizer, text: str, names: Sequence[str]) -> list[int]:
+    """The ids of `text`, in which only `names` count as special.
+
+    The white space before one of them is left out: a byte-level token carries the space before its word, so what
+    stands in a token's place stands in the space's too.
+    """
+    known = [name for name in names if name in tokenizer.special_tokens]
+    if not known:
+        return tokenizer.encode(text)
+    # Longest first, as tokenizers reads them: <extra_id_1> begins no other, but nobody should have to know.
+    *before, last = re.split(f"({'|'.join(map(re.escape, sorted(known, key=len, reverse=True)))})", text)
+    ids: list[int] = []
+    for piece, name in zip(before[::2], before[1::2], strict=True):
+        ids += [*tokenizer.encode(piece.rstrip(WHITE_SPACE)), tokenizer.special_tokens[name]]
+    return ids + tokenizer.encode(last)
 
 
 @dataclass(frozen=True)
@@ -206,16 +220,14 @@ class Rewriter(_TextModel):
         """
         from llm_journey.generation.beam import write_targets, wu_penalty
 
-        config, tokenizer = self.beams(settings or {}), self.tokenizer
-        if isinstance(tokenizer, WordPiece):
-            raise BadInputError(f"{self.directory}: a WordPiece tokenizer, which cannot give text back")
+        config, tokenizer = self.beams(settings or {}), self._tokenizer
         if not text:
             raise BadInputError("the text is empty: give at least one character")
         end_id, pad_id = tokenizer.end_id, self._pad_id(tokenizer)
         context = self.model.config.context
         (found,) = write_targets(
             self.model,
-            [[*_with_sentinels(tokenizer, text), end_id]],
+            [self.ids(text)],
             begin_id=pad_id,
             end_id=end_id,
             pad_id=pad_id,
@@ -225,6 +237,18 @@ class Rewriter(_TextModel):
             early_stopping=config.early_stopping,
         )
         return [Candidate(tokenizer.decode(item.ids), item.log_probability, item.score, item.ended) for item in found]
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of `text` as the encoder reads them, the end token behind it."""
+        tokenizer = self._tokenizer
+        sentinels = sentinel_tokens(len(tokenizer.special_tokens))
+        return [*_with_special(tokenizer, text, sentinels), tokenizer.end_id]
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if isinstance(self.tokenizer, WordPiece):
+            raise BadInputError(f"{self.directory}: a WordPiece tokenizer, which cannot give text back")
+        return self.tokenizer
 
     def beams(self, settings: Mapping[str, Any]) -> "BeamConfig":
         """The settings of a search. Raises BadInputError naming the key that is wrong."""
@@ -237,13 +261,3 @@ class Rewriter(_TextModel):
         """What fills a row; it begins a target too, as in Marian's models. Ours use the end token for both."""
         padding = tokenizer.roles.padding
         return tokenizer.end_id if padding is None else tokenizer.special_tokens[padding]
-
-
-def _with_sentinels(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of `text`, in which sentinels alone count as special: they say where a span was cut out."""
-    sentinels = [name for name in sentinel_tokens(len(tokenizer.special_tokens)) if name in tokenizer.special_tokens]
-    if not sentinels:
-        return tokenizer.encode(text)
-    pieces = re.split(f"({'|'.join(map(re.escape, sentinels))})", text)
-    encoded = [[tokenizer.special_tokens[piece]] if piece in sentinels else tokenizer.encode(piece) for piece in pieces]
-    return [token for piece in encoded for token in piece]

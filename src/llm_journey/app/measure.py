@@ -15,6 +15,7 @@ from llm_journey.app.runs import TrainedRun
 from llm_journey.app.training import describe_error
 from llm_journey.core import files
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.datasets.pair_files import is_pair_file
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
 from llm_journey.training.run_folder import RunFolder
@@ -197,7 +198,8 @@ def _architecture(recipe: Recipe) -> str:
 
 def _held_out_in_words(recipe: Recipe) -> str:
     if recipe.objective == "seq2seq":
-        return "held-out pairs, whose answers were never trained on"
+        never = "sources" if is_pair_file(recipe.data.source) else "answers"
+        return f"held-out pairs, whose {never} were never trained on"
     if recipe.training.stream is None:
         return "held-out documents of the same source, never trained on"
     return f"held-out documents of `{Path(recipe.data.source).name}`; streamed documents that equal one were left out"
@@ -208,6 +210,8 @@ def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     from llm_journey.datasets.catalog import CATALOG
 
     source = recipe.training.stream or recipe.data.source
+    if recipe.objective == "seq2seq" and is_pair_file(source):
+        return f"Trained on the pairs in `{Path(source).name}`", "not stated by its owner", "other"
     if recipe.objective == "seq2seq":
         from llm_journey.training.tasks import find_task
 

@@ -159,12 +159,13 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
     """A folder, file or glob by its full path, so that a run can be resumed from anywhere; a catalog name as it is."""
     from llm_journey.datasets.catalog import CATALOG
     from llm_journey.datasets.streaming import local_files
+    from llm_journey.training.tasks import TASKS
 
     stream = recipe.training.stream
     if stream is not None and stream not in CATALOG and local_files(stream):
         stream = str(Path(stream).expanduser().absolute())
         recipe = replace(recipe, training=replace(recipe.training, stream=stream))
-    if recipe.data.source in CATALOG or recipe.objective == "seq2seq":
+    if recipe.data.source in CATALOG or (recipe.data.source in TASKS and recipe.objective == "seq2seq"):
         return recipe
     return replace(recipe, data=replace(recipe.data, source=str(Path(recipe.data.source).expanduser().absolute())))
 

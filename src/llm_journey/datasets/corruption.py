@@ -16,8 +16,10 @@ from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.batching import IGNORED, Batch, BoolArray, Int64Array
 
 MASK_TOKEN = "[MASK]"  # noqa: S105 - a token of text, as in BERT's vocabulary
+SENTINEL_PREFIX = "<extra_id_"
 RATE = 0.15  # share of the tokens that are corrupted, in both papers
 MEAN_SPAN = 3.0
+NO_TOKEN = -1
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stays as it is
 
 
@@ -32,7 +34,7 @@ class MaskedBatch(Batch):
 
 def sentinel_tokens(count: int) -> tuple[str, ...]:
     """The names of T5's sentinels, first to last."""
-    return tuple(f"<extra_id_{number}>" for number in range(count))
+    return tuple(f"{SENTINEL_PREFIX}{number}>" for number in range(count))
 
 
 def mask_tokens(
@@ -132,6 +134,23 @@ def restored(source: Int64Array, target: Int64Array, sentinels: Sequence[int]) -
             raise BadInputError(f"the target has no span for sentinel {token} of the source")
         pieces.append(spans[token] if token in known else np.array([token], dtype=np.int64))
     return np.concatenate(pieces)
+
+
+def tokens_before(source: Int64Array, target: Int64Array, sentinels: Sequence[int]) -> Int64Array:
+    """For each token of `target` (no end token in it) the one that stood before it in the text.
+
+    NO_TOKEN where the text began with it, and at the sentinels, which are no part of the text. With it the spans can be
+    guessed as running text would be, from the token before.
+    """
+    is_sentinel = np.isin(target, sentinels)
+    # In the source the token before a span's sentinel stood before the span's first token: spans never touch.
+    known = set(sentinels)
+    places = {token: place for place, token in enumerate(source.tolist()) if token in known}
+    before = np.concatenate([[NO_TOKEN], target[:-1]]).astype(np.int64)
+    for place in np.flatnonzero(is_sentinel[:-1]).tolist():
+        origin = places.get(int(target[place]), 0)
+        before[place + 1] = source[origin - 1] if origin else NO_TOKEN
+    return np.where(is_sentinel, NO_TOKEN, before)
 
 
 def _number_of_noise_tokens(length: int, rate: float) -> int:

@@ -101,6 +101,8 @@ def _headline(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
     forms: list[tuple[str, str, Callable[[float], str], str]] = [
         ("exact_match", "Exact match", formatting.percent, ""),
         ("masked_accuracy", "Masked tokens right", formatting.percent, ""),
+        ("span_accuracy", "Span tokens right", formatting.percent, ""),
+        ("bigram_accuracy", "Always the likeliest after the one before", formatting.percent, ""),
         ("unigram_accuracy", "Always the commonest token", formatting.percent, ""),
         ("bits_per_byte", "Bits per byte", lambda value: f"{value:.3f}", ""),
         ("validation_loss", "Validation loss", lambda value: f"{value:.3f}", "nats/token"),
@@ -143,6 +145,12 @@ def _answers(figures: Mapping[str, float]) -> str:
     """How many answers are right, for an objective that has such; else nothing."""
     if "exact_match" in figures:
         return f" It writes {formatting.percent(figures['exact_match'])} of the held-out answers without a fault."
+    found, guessed = figures.get("span_accuracy"), figures.get("bigram_accuracy")
+    if found is not None and guessed:
+        return (
+            f" Of the tokens that were cut out it finds {formatting.percent(found)}, those of the span before them "
+            f"given; the likeliest after the one before is right in {formatting.percent(guessed)}."
+        )
     found, guessed = figures.get("masked_accuracy"), figures.get("unigram_accuracy")
     if found is None or not guessed:
         return ""

@@ -4,10 +4,10 @@ Everything lies in the cache under names made from what decides it, so that a se
 
     prepared/<data>/                  the split and cleaned text (datasets.prepare)
     prepared/<data>-<tokenizer>/      tokenizer files, vocabulary.json, train and validation shards
-    prepared/dates-<data, tokenizer>/ the same of a generated task: shards of sources and of targets
+    prepared/dates-<data, tokenizer>/ the same of a task with pairs (or pairs-..., of a file): sources and targets
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from llm_journey.core import files
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.paths import cache_dir
 from llm_journey.datasets.catalog import resolve as resolve_source
-from llm_journey.datasets.prepare import PreparationReport, iterate_texts, prepare_documents
+from llm_journey.datasets.corruption import MASK_TOKEN, SENTINEL_PREFIX
+from llm_journey.datasets.pair_files import Pairs, is_pair_file, read_pair_file, split_pairs
+from llm_journey.datasets.prepare import DataConfig, PreparationReport, iterate_texts, prepare_documents
 from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.text.deduplication import content_hash
 from llm_journey.tokenizer import Tokenizer
@@ -25,7 +27,7 @@ from llm_journey.tokenizer import io as tokenizer_io
 from llm_journey.tokenizer.report import vocabulary_report
 from llm_journey.tokenizer.train import train_tokenizer
 from llm_journey.training.observer import Observer
-from llm_journey.training.recipe import Recipe
+from llm_journey.training.recipe import ObjectiveName, Recipe
 from llm_journey.training.tasks import DEFAULT_PAIRS, find_task
 
 VOCABULARY_FILE = "vocabulary.json"
@@ -93,7 +95,7 @@ def prepare_inputs(
     directory = prepared.with_name(f"{prepared.name}-{key[:16]}")
     if not directory.is_dir():
         _make(recipe, prepared, directory, observer)
-    tokenizer = tokenizer_io.load(directory)
+    tokenizer = _framed(tokenizer_io.load(directory), recipe.objective)
     if tokenizer.vocab_size < recipe.tokenizer.vocab_size:
         observer.message(
             f"the text has pairs for {tokenizer.vocab_size} tokens only, not {recipe.tokenizer.vocab_size}; "
@@ -134,24 +136,17 @@ def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -
 
 
 def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:
-    """The pairs of a generated task. All that decides them stands in the folder's name; the folder is whole or absent.
+    """The pairs of a task or a file. All that decides them stands in the folder's name; it is whole or absent.
 
     train, train-targets, validation, validation-targets: shards whose n-th documents belong together.
     """
-    task, data = find_task(recipe.data.source), recipe.data
-    drawn = {
-        "task": data.source,
-        "version": task.version,
-        "seed": data.split_seed,
-        "held_out": data.held_out,
-        "pairs": data.max_documents or DEFAULT_PAIRS,
-    }
-    source = files.sha256_json(drawn)
+    name, title, decides, make = _pair_source(recipe.data)
+    source = files.sha256_json(decides)
     key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
-    directory = cache_dir() / "prepared" / f"{data.source}-{key[:16]}"
+    directory = cache_dir() / "prepared" / f"{name}-{key[:16]}"
     if not directory.is_dir():
-        observer.stage("generating pairs")
-        made = task.pairs(data.split_seed, data.held_out, data.max_documents or DEFAULT_PAIRS)
+        observer.stage("preparing pairs")
+        made = make()
         texts = [text for pair in made["train"] for text in pair]
         with files.new_directory(directory) as folder:
             tokenizer = train_tokenizer(iter(texts), recipe.tokenizer)
@@ -162,11 +157,11 @@ def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:
             files.write_json(folder / VOCABULARY_FILE, vocabulary_report(tokenizer, iter(texts)).to_json())
     train, validation = _open(directory, "train"), _open(directory, "validation")
     return Inputs(
-        tokenizer=tokenizer_io.load(directory),
+        tokenizer=_framed(tokenizer_io.load(directory), recipe.objective),
         train=train,
         validation=validation,
         preparation=PreparationReport(
-            source=task.title,
+            source=title,
             documents_in=train.num_documents + validation.num_documents,
             dropped={},
             duplicates=0,
@@ -184,6 +179,40 @@ def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:
         train_targets=_open(directory, "train-targets"),
         validation_targets=_open(directory, "validation-targets"),
     )
+
+
+def _pair_source(data: DataConfig) -> tuple[str, str, dict[str, Any], Callable[[], Mapping[str, Pairs]]]:
+    """(a name for the folder, the source in words, what decides the pairs, the two splits when called for)."""
+    split = {"seed": data.split_seed, "held_out": data.held_out}
+    if is_pair_file(data.source):
+        path = Path(data.source).expanduser()
+        if not path.is_file():
+            raise BadInputError(f"{path}: no such file")
+        decides = {"file": files.sha256_file(path), "suffix": path.suffix.lower(), **split, "pairs": data.max_documents}
+        return (
+            "pairs",
+            str(path),
+            decides,
+            lambda: split_pairs(read_pair_file(path, data.max_documents), data.held_out, data.split_seed),
+        )
+    task, number = find_task(data.source), data.max_documents or DEFAULT_PAIRS
+    decides = {"task": data.source, "version": task.version, **split, "pairs": number}
+    return data.source, task.title, decides, lambda: task.pairs(data.split_seed, data.held_out, number)
+
+
+def _framed(tokenizer: Tokenizer, objective: ObjectiveName) -> Tokenizer:
+    """The tokenizer as models of `objective` are given text: what stands around it, which tokens take a space's place.
+
+    It is no matter of the vocabulary, so runs of several objectives share one; what is saved with a model says it, and
+    transformers then makes the same ids of a text.
+    """
+    tokenizer.adds_begin = objective in ("next_token", "masked")
+    tokenizer.adds_end = objective != "next_token"
+    # A byte-level token carries the space before its word, so what stands in a token's place takes the space too.
+    tokenizer.takes_space = frozenset(
+        name for name in tokenizer.special_tokens if name == MASK_TOKEN or name.startswith(SENTINEL_PREFIX)
+    )
+    return tokenizer
 
 
 def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path, split: str) -> None:

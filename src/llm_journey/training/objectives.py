@@ -12,16 +12,16 @@ Legend: B batch, T positions, N targets, D width, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm_journey.datasets.batching import IGNORED, Batch, PairBatch
+from llm_journey.datasets.batching import IGNORED, Batch, Int64Array, PairBatch
+from llm_journey.datasets.corruption import NO_TOKEN, tokens_before
 from llm_journey.datasets.loader import sequential_batches
 from llm_journey.datasets.pairs import all_pairs
 from llm_journey.datasets.shards import TokenShards
@@ -89,6 +89,21 @@ def unigram_token(shards: TokenShards) -> int:
     return int(counts.argmax())
 
 
+def likeliest_followers(shards: TokenShards) -> Int64Array:
+    """(V,): for each token the one that follows it most often in the text (its first 10 million tokens).
+
+    The end token is nobody's answer; a token that nothing follows is followed by the commonest one.
+    """
+    ids = shards.read(0, min(shards.num_tokens, _TOKENS_COUNTED)).astype(np.int64)
+    pairs = ids[:-1] * shards.vocab_size + ids[1:]
+    kinds, counts = np.unique(pairs[ids[1:] != shards.end_id], return_counts=True)
+    followers = np.full(shards.vocab_size, unigram_token(shards), dtype=np.int64)
+    # Of each token's followers the most frequent comes last, so it is the one that stays.
+    order = np.argsort(counts, kind="stable")
+    followers[kinds[order] // shards.vocab_size] = kinds[order] % shards.vocab_size
+    return followers
+
+
 def _target_states(model: Model, hidden: Hidden, batch: PairBatch) -> tuple[Tensor, Tensor]:
     source, mask, inputs, targets = (
         torch.tensor(array, device=model.device)
@@ -124,35 +139,60 @@ def _masked_figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, f
     }
 
 
-def _pair_figures(batches: Callable[[Recipe, Inputs], Iterable[PairBatch]]) -> Callable[..., dict[str, float]]:
-    def figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
-        tally = _Tally()
-        with _evaluating(model):
-            for batch in batches(recipe, inputs):
-                hidden_btd, targets_bt = _target_states(model, model.hidden, batch)
-                chosen_bt = targets_bt != IGNORED
-                tally.add(model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt])
-        return tally.figures() | {"token_accuracy": tally.share(tally.right)}
-
-    return figures
-
-
-def _span_batches(recipe: Recipe, inputs: Inputs) -> Iterator[PairBatch]:
-    generator = np.random.default_rng(_VALIDATION_SEED)
-    corrupt = partial(
-        span_pairs,
-        generator=generator,
-        sentinels=sentinel_ids(inputs.tokenizer),
-        end_id=inputs.tokenizer.end_id,
-        rate=recipe.training.corruption_rate,
-    )
-    for plain in sequential_batches(inputs.validation, batch_size=_ROWS, context=recipe.model.context):
-        yield corrupt(plain.inputs)
-
-
-def _task_batches(recipe: Recipe, inputs: Inputs) -> Iterator[PairBatch]:
+def _pair_figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
     assert inputs.validation_targets is not None, recipe.objective
-    yield from all_pairs(inputs.validation, inputs.validation_targets, _ROWS * 4)
+    tally = _Tally()
+    with _evaluating(model):
+        for batch in all_pairs(inputs.validation, inputs.validation_targets, _ROWS * 4):
+            hidden_btd, targets_bt = _target_states(model, model.hidden, batch)
+            chosen_bt = targets_bt != IGNORED
+            tally.add(model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt])
+    return tally.figures() | {"token_accuracy": tally.share(tally.right)}
+
+
+def _span_figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
+    """How often a token that was cut out is the likeliest, given the source and the span before it; and two guesses.
+
+    unigram_accuracy: always the commonest token of the training text. bigram_accuracy: always the likeliest after the
+    token before it. Sentinels and end tokens count in the loss and in token_accuracy alone: where a span ends is easy.
+    """
+    sentinels = sentinel_ids(inputs.tokenizer)
+    commonest, followers = unigram_token(inputs.train), likeliest_followers(inputs.train)
+    whole, spans = _Tally(), _Tally()
+    following = 0
+    with _evaluating(model):
+        for batch in _span_batches(recipe, inputs, sentinels):
+            hidden_btd, targets_bt = _target_states(model, model.hidden, batch)
+            chosen_bt = batch.targets != IGNORED
+            logits_nv, targets_n = model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt]
+            whole.add(logits_nv, targets_n)
+            cut_n = ~np.isin(batch.targets[chosen_bt], (*sentinels, inputs.tokenizer.end_id))
+            spans.add(logits_nv[cut_n], targets_n[cut_n], commonest)
+            before_n = _tokens_before(batch, sentinels)[chosen_bt]
+            guesses_n = np.where(before_n == NO_TOKEN, commonest, followers[before_n])
+            following += int((guesses_n == batch.targets[chosen_bt])[cut_n].sum())
+    return whole.figures() | {
+        "token_accuracy": whole.share(whole.right),
+        "span_accuracy": spans.share(spans.right),
+        "unigram_accuracy": spans.share(spans.common),
+        "bigram_accuracy": spans.share(following),
+    }
+
+
+def _span_batches(recipe: Recipe, inputs: Inputs, sentinels: tuple[int, ...]) -> Iterator[PairBatch]:
+    generator = np.random.default_rng(_VALIDATION_SEED)
+    end_id, rate = inputs.tokenizer.end_id, recipe.training.corruption_rate
+    for plain in sequential_batches(inputs.validation, batch_size=_ROWS, context=recipe.model.context):
+        yield span_pairs(plain.inputs, generator, sentinels=sentinels, end_id=end_id, rate=rate)
+
+
+def _tokens_before(batch: PairBatch, sentinels: tuple[int, ...]) -> Int64Array:
+    """(B, T): for each target the token before it in the text (datasets.corruption)."""
+    before_bt = np.full_like(batch.targets, NO_TOKEN)
+    for row, (source, targets) in enumerate(zip(batch.source, batch.targets, strict=True)):
+        real = targets[targets != IGNORED]
+        before_bt[row, : len(real)] = tokens_before(source[batch.source_mask[row]], real, sentinels)
+    return before_bt
 
 
 @dataclass
@@ -193,6 +233,6 @@ def _evaluating(model: Model) -> Iterator[None]:
 OBJECTIVES: dict[ObjectiveName, Objective] = {
     "next_token": Objective(next_token, _next_token_figures),
     "masked": Objective(masked_tokens, _masked_figures),
-    "span": Objective(written_targets, _pair_figures(_span_batches)),
-    "seq2seq": Objective(written_targets, _pair_figures(_task_batches)),
+    "span": Objective(written_targets, _span_figures),
+    "seq2seq": Objective(written_targets, _pair_figures),
 }

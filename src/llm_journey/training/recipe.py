@@ -12,6 +12,7 @@ from llm_journey.core import config as configuration
 from llm_journey.core.config import STRICT
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.corruption import MASK_TOKEN, RATE
+from llm_journey.datasets.pair_files import PAIR_SUFFIXES, SOURCE, TARGET, is_pair_file
 from llm_journey.datasets.prepare import DataConfig
 from llm_journey.model.config import TransformerConfig
 from llm_journey.tokenizer.config import TokenizerConfig
@@ -94,8 +95,8 @@ class Recipe:
     """Everything that decides a run: data, tokenizer, model, training, and the seed of all that is drawn.
 
     objective: what the model learns to give: next_token (a decoder), masked (an encoder), span or seq2seq (an
-    encoder-decoder). seq2seq learns a task whose pairs are generated: data.source names it (dates), data.max_documents
-    says how many pairs.
+    encoder-decoder). seq2seq learns pairs of texts: data.source is a task whose pairs are generated (dates), or a file
+    of pairs, .jsonl or .tsv with source and target (datasets.pair_files); data.max_documents says how many pairs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -127,12 +128,13 @@ class Recipe:
             raise ValueError(f"objective masked needs {MASK_TOKEN} among tokenizer.special_tokens")
         if self.objective == "masked" and not all(MASK_TOKEN in prompt for prompt in self.training.sample_prompts):
             raise ValueError(f"objective masked fills masks; each of training.sample_prompts must hold {MASK_TOKEN}")
-        if self.objective == "seq2seq" and self.data.source not in TASKS:
+        if self.objective == "seq2seq" and self.data.source not in TASKS and not is_pair_file(self.data.source):
             raise ValueError(
-                f"objective seq2seq: data.source {self.data.source!r} is no task; known: {', '.join(TASKS)}"
+                f"objective seq2seq: data.source {self.data.source!r} is no task; known: {', '.join(TASKS)}, or a "
+                f"file of pairs ({', '.join(PAIR_SUFFIXES)}) with {SOURCE!r} and {TARGET!r}"
             )
         if self.objective == "seq2seq" and self.training.stream is not None:
-            raise ValueError("objective seq2seq generates its pairs; leave out training.stream")
+            raise ValueError("objective seq2seq reads pairs, which are no stream; leave out training.stream")
 
     def with_vocabulary(self, vocab_size: int) -> "Recipe":
         """This recipe with the model's vocabulary set to the tokenizer's true size.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llm_journey.core.errors import unknown_name
+from llm_journey.datasets.pair_files import Pairs
 from llm_journey.training.tasks_dates import date_pairs
 
-Pairs = list[tuple[str, str]]  # (source, target)
 DEFAULT_PAIRS = 50_000
 
 
