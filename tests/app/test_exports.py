@@ -1,12 +1,15 @@
 """Models out and in: certificates, bounds, what is left after a failure, and the commands."""
 
 import hashlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 import llm_journey
 from command_line import Journey, files_under
@@ -16,7 +19,9 @@ from llm_journey.app import exports
 from llm_journey.app.exports import Export, export_model
 from llm_journey.app.imports import describe_model, import_model
 from llm_journey.app.language_model import open_model
+from llm_journey.checkpoint.gguf import quants
 from llm_journey.checkpoint.gguf.model import write_gguf
+from llm_journey.checkpoint.gguf.reader import GgufFile
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.model.config import TransformerConfig
@@ -59,6 +64,8 @@ def test_an_export_holds_file_certificate_card_and_modelfile(exported: Export) -
     assert certificate["bytes"] == exported.file.stat().st_size
     assert 0 < certificate["mean_kl"] <= certificate["bounds"]["mean_kl"]
     assert certificate["positions"] > 100 and certificate["type"] == "q8_0"
+    assert certificate["read_by"].startswith("gguf 0.") and certificate["tensors_equal"] == 13
+    assert certificate["reader_logit_difference"] <= certificate["bounds"]["reader_logit_difference"] == 1e-4
     card = (exported.folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: ") and "## Certificate" in card and "## The source's own card" in card
     assert f"{certificate['mean_kl']:.2e}" in card
@@ -83,20 +90,119 @@ def test_over_its_bound_an_export_leaves_nothing(
     shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted error: one matrix of the written file is not the model's."""
-    from llm_journey.checkpoint.gguf import model as gguf_model
-
-    read = gguf_model.read_gguf
-    monkeypatch.setattr(gguf_model, "read_gguf", lambda path: spoil(read(path)))
-
-    def spoil(found: gguf_model.GgufModel) -> gguf_model.GgufModel:
-        found.state["blocks.0.mlp.up.weight"] = found.state["blocks.0.mlp.up.weight"].flip(0) * 3
-        return found
-
+    write_f16 = quants._WRITE["F16"]
+    monkeypatch.setitem(quants._WRITE, "F16", lambda blocks: write_f16(blocks * np.float32(1.5)))
     with pytest.raises(
         JourneyError, match=r"the mean KL of f16 is .*, over the bound 1e-04; the export is not written"
     ):
         export_model("rivers", "gguf", tmp_path / "new", type="f16")
     assert files_under(tmp_path) == []
+
+
+def test_an_error_that_our_writer_and_reader_share_is_seen(
+    shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: both take the numbers of a block in reverse. Between the two nothing is wrong; the gguf package sees it.
+    Where that is not installed, the certificate says that only our reader could."""
+    read, write = quants._READ["Q8_0"], quants._WRITE["Q8_0"]
+    turned = [0, 1, *range(33, 1, -1)]
+    monkeypatch.setitem(quants._READ, "Q8_0", lambda blocks: read(blocks[:, turned]))
+    monkeypatch.setitem(quants._WRITE, "Q8_0", lambda blocks: write(blocks)[:, turned])
+    with pytest.raises(JourneyError, match=r"the gguf package reads other numbers of tensor \S+ than we do"):
+        export_model("rivers", "gguf", tmp_path / "new", type="q8_0")
+    assert files_under(tmp_path) == []
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
+    done = export_model("rivers", "gguf", tmp_path / "new", type="q8_0")
+    assert done.certificate["read_by"].startswith("llm-journey's own reader only (the package gguf")
+    assert "own reader only" in (done.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_another_reading_of_ours_is_seen(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: our reader gives the model one matrix otherwise."""
+    from llm_journey.checkpoint.gguf import model as gguf_model
+
+    found = gguf_model.read_gguf
+
+    def spoiled(path: Path) -> gguf_model.GgufModel:
+        result = found(path)
+        result.state["blocks.0.mlp.up.weight"] *= 1.5
+        return result
+
+    monkeypatch.setattr(gguf_model, "read_gguf", spoiled)
+    with pytest.raises(JourneyError, match=r"between our reading and gguf \S+'s is .* over the bound 1e-04"):
+        export_model("rivers", "gguf", tmp_path / "new", type="f16")
+
+
+def test_a_tokenizer_that_composes_is_stated(tmp_path: Path) -> None:
+    """GGUF has no key for form NFC, and llama.cpp does not bring text to it: our own reader does, and the certificate
+    says what others do."""
+    tokenizer = tiny_tokenizer(304)
+    tokenizer.compose = True
+    save_model(random_model(), tmp_path / "model", tokenizer=tokenizer)
+    done = export_model(str(tmp_path / "model"), "gguf", tmp_path / "new")
+    assert open_model(str(done.file)).tokenizer.encode("e\u0301") == tokenizer.encode("é")
+    assert "form NFC first, which llama.cpp does not do" in done.certificate["notes"][0]
+    assert "llama.cpp does not do" in (done.folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_tokenizer_that_is_not_the_models_own_is_not_certified(
+    shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the file forgets the begin token."""
+    from llm_journey.checkpoint.gguf import model as gguf_model
+
+    write = gguf_model.write_vocabulary
+    flag = {"tokenizer.ggml.add_bos_token": False}
+    monkeypatch.setattr(gguf_model, "write_vocabulary", lambda *given: write(*given) | flag)
+    with pytest.raises(JourneyError, match="the tokenizer in the GGUF file gives other ids"):
+        export_model("rivers", "gguf", tmp_path / "new")
+
+
+@pytest.mark.parametrize("block", ["---\nlicense: 'apache-2.0'\ntags: [a]\n---\n", ""])
+def test_the_source_card_and_its_licence_go_along(block: str, tmp_path: Path) -> None:
+    """With a metadata block and without one; the licence is in the GGUF file too."""
+    save_model(random_model(), tmp_path / "model", tokenizer=tiny_tokenizer())
+    (tmp_path / "model" / "README.md").write_text(f"{block}# Mill\n\nlicense: none of this\n", encoding="utf-8")
+    done = export_model(str(tmp_path / "model"), "gguf", tmp_path / "new")
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert card.endswith("## The source's own card\n\n# Mill\n\nlicense: none of this\n")
+    metadata = GgufFile(done.file).metadata
+    assert metadata.get("general.license") == ("apache-2.0" if block else None)
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == ("apache-2.0" if block else "not stated by its source")
+
+
+def test_a_licence_is_text_and_nothing_else(tmp_path: Path) -> None:
+    save_model(random_model(), tmp_path / "model", tokenizer=tiny_tokenizer())
+    given = "mit: [no, 'list'] # \"\\"
+    done = export_model(str(tmp_path / "model"), "gguf", tmp_path / "new", licence=given)
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1]) == {"license": given, "tags": ["llm-journey"]}
+    for wrong in ("mit\ntags: [x]", "", "x" * 201):
+        with pytest.raises(BadInputError, match=r"--licence .* in one line"):
+            export_model(str(tmp_path / "model"), "gguf", tmp_path / "other", licence=wrong)
+
+
+def test_what_an_import_leaves_behind_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "model"
+    save_model(random_model(), source, tokenizer=tiny_tokenizer())
+    for name in ("LICENSE", "NOTICE", "added_tokens.json", "modeling.py", "pytorch_model.bin"):
+        (source / name).write_text("{}", encoding="utf-8")
+    (source / "onnx").mkdir()
+    import_model(str(source), tmp_path / "new")
+    assert set(files_under(tmp_path / "new")) >= {"LICENSE", "NOTICE", "added_tokens.json"}
+    assert "left behind, no part of a model folder: modeling.py, onnx/, pytorch_model.bin\n" in capfd.readouterr().err
+
+
+def test_a_name_without_a_slash_may_be_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's oldest models have no owner; offline, both readings of the name are in the error."""
+    with pytest.raises(BadInputError, match=r"unknown model 'gpt2': .* as an id of the hub, gpt2: .* is not asked"):
+        import_model("gpt2", tmp_path / "new")
+    save_model(random_model(), tmp_path / "served", tokenizer=tiny_tokenizer())
+    monkeypatch.setattr("llm_journey.app.imports._fetch", lambda identifier: tmp_path / "served")
+    assert import_model("gpt2", tmp_path / "new") == tmp_path / "new"
+    with pytest.raises(BadInputError, match="unknown model"):
+        import_model("./gpt2", tmp_path / "other")
 
 
 def test_a_folder_for_transformers_is_certified(shared_home: Path, tmp_path: Path) -> None:

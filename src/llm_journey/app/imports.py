@@ -16,6 +16,8 @@ from llm_journey.core import files
 from llm_journey.core.errors import BadInputError, JourneyError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The hub's oldest models have no owner in their names: gpt2, bert-base-uncased.
+_BARE_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*")
 # What a model folder may consist of; anything else of a source (other frameworks' weights, code) is left behind.
 KNOWN_FILES = (
     "config.json",
@@ -35,9 +37,18 @@ KNOWN_FILES = (
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
     "2_Normalize/config.json",
+    "added_tokens.json",
     "README.md",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "LICENCE",
+    "NOTICE",
+    "NOTICE.txt",
+    "USE_POLICY.md",
     "recipe.yaml",
 )
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ def import_model(source: str, target: Path) -> Path:
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInputError(f"{target}: is not empty; choose a new folder")
-    path = _fetch(source) if _is_hub_id(source) else find_model(source)
+    path = _fetch(source) if _is_hub_id(source) else _find_or_fetch(source)
     with tensor_files.writing(target), files.new_directory(target) as temporary:
         write_model_folder(path, temporary)
     return target
@@ -104,6 +115,21 @@ def write_model_folder(source: Path, folder: Path) -> None:
         if (source / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
+    _say_what_stays(source)
+
+
+def _say_what_stays(source: Path) -> None:
+    """What a source has that a model folder has no use for is left behind, and said on standard error."""
+    from llm_journey.core.console import messages
+
+    left = sorted(
+        path.relative_to(source).as_posix() + "/" * path.is_dir()
+        for path in source.iterdir()
+        if path.name not in {name.partition("/")[0] for name in KNOWN_FILES} and not path.name.startswith(".")
+    )
+    if left:
+        named = ", ".join(left[:_MOST_NAMED]) + (f" and {len(left) - _MOST_NAMED} more" if left[_MOST_NAMED:] else "")
+        messages().print(f"{source}: left behind, no part of a model folder: {named}", markup=False, soft_wrap=True)
 
 
 def describe_model(name_or_path: str) -> ModelFacts:
@@ -153,6 +179,19 @@ def _certificate_of(folder: Path) -> dict[str, Any] | None:
 
 def _is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
+
+
+def _find_or_fetch(source: str) -> Path:
+    """A model by any name; one that is here under none may be an old hub id, which has no slash."""
+    try:
+        return find_model(source)
+    except BadInputError as error:
+        if not _BARE_HUB_ID.fullmatch(source) or Path(source).exists():
+            raise
+        try:
+            return _fetch(source)
+        except JourneyError as failure:
+            raise BadInputError(f"{error}; and as an id of the hub, {failure}") from None
 
 
 def _fetch(identifier: str) -> Path:

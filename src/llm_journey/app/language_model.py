@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 # Keys of generation_config.json that are ours too; the others there are about ids or other libraries' switches.
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
-_CAN_OPEN = "a run, a GGUF file, or a folder of the gpt2, llama or qwen3 family with model.safetensors, can be opened"
 GGUF_SUFFIX = ".gguf"
 
 
@@ -246,8 +245,14 @@ def _catalog_model(name: str) -> Path:
     file = _gguf_in(folder)
     if file is None:
         held = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise BadInputError(f"{name!r} is here as {held} only, which cannot be opened; {_CAN_OPEN}")
+        raise BadInputError(f"{name!r} is here as {held} only, which cannot be opened; {_what_can_be_opened()}")
     return file
+
+
+def _what_can_be_opened() -> str:
+    from llm_journey.checkpoint.families import FAMILIES
+
+    return f"a run, a GGUF file, or a folder with model.safetensors of a family ({', '.join(FAMILIES)}) can be"
 
 
 def _pull(name: str) -> Path:

@@ -1,8 +1,9 @@
 """The tokenizer inside a GGUF file, both ways: `tokenizer.ggml.*` and `tokenizer.chat_template`.
 
 Byte-level BPE only (llama.cpp's model "gpt2"). A split pattern is not stored but named (`tokenizer.ggml.pre`); the
-names are llama.cpp's, and each stands for a pattern compiled into it. What GGUF cannot say: that text is brought to
-form NFC first. Qwen's files ask for it, so it is taken for granted there; llama.cpp itself does not do it.
+names are llama.cpp's, and each stands for a pattern compiled into it. What GGUF has no key for: that text is brought
+to form NFC first. We write one of our own; without it Qwen's files, which ask for it, are taken to do so. llama.cpp
+itself does not do it, which a certificate says (app.exports).
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ _PRE: dict[str, tuple[str, bool]] = {
     "llama-v3": ("cl100k", True),
 }
 _COMPOSING = "qwen2"
+_COMPOSE_KEY = "llm_journey.tokenizer.compose"
 
 
 def write_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def write_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [f"{spelled[left]} {spelled[right]}" for left, right in tokenizer.merges],
         **_role_ids(tokenizer),
+        _COMPOSE_KEY: tokenizer.compose,
         "tokenizer.ggml.add_bos_token": tokenizer.adds_begin,
         "tokenizer.ggml.add_eos_token": tokenizer.adds_end,
     }
@@ -106,11 +109,13 @@ def read_vocabulary(metadata: Mapping[str, Any], vocab_size: int, where: str) ->
             roles=roles,
             chat_template=template if isinstance(template, str) else None,
             whole_words_first=whole_words_first,
-            compose=pattern == _COMPOSING,
+            compose=reader.flag(_COMPOSE_KEY, default=pattern == _COMPOSING),
             visible_tokens=visible_tokens,
             # llama.cpp's own answers where a file leaves it open (llama-vocab.cpp, llm_load_vocab).
-            adds_begin=reader.flag("add_bos_token", default=whole_words_first and roles.begin is not None),
-            adds_end=reader.flag("add_eos_token", default=False),
+            adds_begin=reader.flag(
+                "tokenizer.ggml.add_bos_token", default=whole_words_first and roles.begin is not None
+            ),
+            adds_end=reader.flag("tokenizer.ggml.add_eos_token", default=False),
         )
     except BadInputError as error:
         raise BadInputError(f"{where}: its tokenizer: {error}") from None
@@ -134,10 +139,10 @@ class _Reader:
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """Yes or no."""
-        value = self._metadata.get(f"tokenizer.ggml.{key}", default)
+        """Yes or no; by the whole key."""
+        value = self._metadata.get(key, default)
         if not isinstance(value, bool):
-            raise self.error(key, f"is {str(value)[:40]}; true or false are allowed")
+            raise BadInputError(f"{self._where}: key '{key}' is {str(value)[:40]}; true or false are allowed")
         return value
 
     def token_types(self) -> list[int]:
