@@ -309,6 +309,33 @@ def test_a_run_of_other_pairs_is_not_resumed(tmp_path: Path, monkeypatch: pytest
         train(_recipe("seq2seq", training={"steps": 4}), tmp_path / "run", resume=True)
 
 
+def test_a_persons_own_pairs_are_learned_and_a_changed_file_is_not_resumed(tmp_path: Path) -> None:
+    """Words and their reversals from a file: held out by source, scored by exact match as a generated task is."""
+    file = tmp_path / "reversed.tsv"
+    words = [f"{chr(97 + number % 26)}{number:03}" for number in range(200)]
+    rows = ["source\ttarget", *(f"{word}\t{word[::-1]}" for word in words)]
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    data = {"source": str(file), "max_documents": None}
+    recipe = _recipe("seq2seq", data=data, training={"steps": 2})
+    inputs = prepare_inputs(recipe)
+    assert inputs.validation_targets is not None and inputs.train_targets is not None
+    read = []
+    for sources, targets in ((inputs.train, inputs.train_targets), (inputs.validation, inputs.validation_targets)):
+        texts = [inputs.tokenizer.decode(sources.document(n)[:-1].tolist()) for n in range(sources.num_documents)]
+        answers = [inputs.tokenizer.decode(targets.document(n)[:-1].tolist()) for n in range(sources.num_documents)]
+        assert answers == [text[::-1] for text in texts]
+        read += texts
+    assert sorted(read) == sorted(words) and inputs.validation.num_documents > 5
+    figures = train(recipe, tmp_path / "run", judge=pair_figures).figures
+    assert figures["exact_match"] == 0.0 and 0 < figures["token_accuracy"] < 1
+    file.write_text("\n".join(rows[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match="fingerprint was"):
+        train(_recipe("seq2seq", data=data, training={"steps": 4}), tmp_path / "run", resume=True)
+    file.unlink()
+    with pytest.raises(BadInputError, match="no such file"):
+        train(recipe, tmp_path / "other")
+
+
 def test_validation_leaves_the_model_in_training(texts: Path) -> None:
     recipe = _recipe("masked", texts)
     inputs = prepare_inputs(recipe)

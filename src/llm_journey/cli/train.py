@@ -10,6 +10,7 @@ from llm_journey.cli.options import Json, Set, examples
 EXAMPLES = examples(
     "journey train small --set training.seconds=600",
     "journey train quickstart --set data.source=./texts --name mine",
+    "journey train dates --set data.source=pairs.tsv --name mine",
     "journey train mine --resume",
 )
 
@@ -33,7 +34,8 @@ def train(
 ) -> int:
     """Train a model by a recipe and measure it.
 
-    The tokenizer is trained too, unless the same text had one before. At the end stand the baselines, the comparison
+    The tokenizer is trained too, unless the same text had one before. A recipe of pairs (dates) also takes a .tsv or
+    .jsonl file with a source and a target in each row. At the end stand the baselines, the comparison
     with transformers, the model card and the report. Ctrl-C saves the run and says how to go on.
     """
     from llm_journey.app.training import train_and_measure
