@@ -1,28 +1,35 @@
-"""GGUF both ways beside its peers: SmolLM2's file in transformers, a model of ours in llama.cpp.
+"""Models that go out and come back, beside their peers: SmolLM2's GGUF in transformers, a model of ours in transformers
+and in llama.cpp.
 
     python benchmarks/gguf.py                                     # what this machine has; llama.cpp where installed
     python benchmarks/gguf.py --parts logits greedy --append
-    python benchmarks/gguf.py --parts llama.cpp --model quickstart
+    python benchmarks/gguf.py --parts transformers llama.cpp --model quickstart
 
 Parts
   logits      SmolLM2-135M-Instruct's Q4_1 file, ours and transformers' loading of it: the largest logit difference.
   greedy      the same two, each decoding greedily: 1,000 new tokens in all, which must be the same.
   perplexity  the same two on the first 32,000 tokens of wikitext-2's test part, in windows of 1,024.
-  llama.cpp   --model exported in every type, computed by llama.cpp: on 200 prompts the share of equal top tokens where
-              our float32 margin exceeds 0.05, and the mean KL; each prompt's ids and the chat's bytes must be equal.
+  transformers
+              --model exported as a folder, opened by transformers, saved by it, and opened by us again: on 200 prompts
+              cut by transformers' own tokenizer from the text, the share of equal top tokens where our float32 margin
+              exceeds 0.05, the mean KL and the largest logit difference, there and back.
+  llama.cpp   --model exported in every type, computed by llama.cpp on the same prompts, cut by its own tokenizer.
+
+In the last two, each prompt's ids and the chat's bytes must be ours, and every bound of the export is required: exit 1.
 
 llama-cpp-python is no dependency (pip builds it from source for many minutes); without it that part is left out, and
 said so. transformers loads GGUF files with the extras `hf` and `gguf`.
 """
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import llm_journey
-from llm_journey.app.exports import export_model
+from llm_journey.app.exports import KL_BOUNDS, LOGIT_BOUND, export_model
 from llm_journey.app.language_model import LanguageModel
 from llm_journey.core import ledger
 from llm_journey.datasets.catalog import resolve
@@ -41,7 +48,7 @@ from llm_journey.generation.decode import generate
 from llm_journey.generation.sampling import SamplingConfig
 from llm_journey.tokenizer.chat_template import encode_chat, render_chat
 
-PARTS = ("logits", "greedy", "perplexity", "llama.cpp")
+PARTS = ("logits", "greedy", "perplexity", "transformers", "llama.cpp")
 LEDGER = Path(__file__).with_name("ledger.jsonl")
 SMOLLM2 = "smollm2-135m-instruct"
 TYPES = ("f16", "q8_0", "q4_1", "q4_0")
@@ -161,10 +168,7 @@ def in_llama_cpp(options: argparse.Namespace) -> list[Figure]:
     if importlib.util.find_spec("llama_cpp") is None:
         say("llama.cpp: left out, llama-cpp-python is not installed")
         return []
-    model = llm_journey.load(options.model)
-    prompts = [text for text in prompts_of(wikitext(options)) if len(model.tokenizer.encode(text)) >= 4][
-        : options.prompts
-    ]
+    model, prompts = model_and_prompts(options)
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in options.types:
@@ -173,39 +177,111 @@ def in_llama_cpp(options: argparse.Namespace) -> list[Figure]:
             say(f"llama.cpp {kind}: {found}")
             arm = f"{options.model}, {kind}"
             figures += [
-                Figure(
-                    arm,
-                    "top token the same in llama.cpp, margin > 0.05",
-                    found.decided_agreement,
-                    "share",
-                    len(prompts),
-                ),
-                Figure(arm, "mean KL, llama.cpp", found.mean_kl, "nats", found.positions),
+                *agreement_figures(arm, "llama.cpp", found),
                 Figure(arm, "file size", file.stat().st_size / 1e6, "MB", 1),
             ]
+            require(found.mean_kl <= KL_BOUNDS[kind], f"{kind}: mean KL in llama.cpp at most {KL_BOUNDS[kind]:g} nats")
             if kind == "f16":
-                require(found.decided_agreement == 1 and found.mean_kl <= 1e-4, "F16 in llama.cpp is the same model")
+                require(found.decided_agreement == 1, "f16: llama.cpp says the same wherever ours is decided")
     return figures
+
+
+def agreement_figures(arm: str, peer: str, found: Agreement) -> list[Figure]:
+    """The share names how many of the prompts were decided: of the others it says nothing."""
+    decided = f"share of {found.decided_positions} decided"
+    return [
+        Figure(
+            arm,
+            f"top token the same in {peer}, margin > 0.05",
+            found.decided_agreement,
+            decided,
+            found.positions,
+        ),
+        Figure(arm, f"mean KL, {peer}", found.mean_kl, "nats", found.positions),
+    ]
+
+
+def model_and_prompts(options: argparse.Namespace) -> tuple[LanguageModel, list[str]]:
+    """--model, and so many beginnings of paragraphs."""
+    model = llm_journey.load(options.model)
+    if not isinstance(model, LanguageModel):
+        sys.exit(f"{options.model} writes no text; name a decoder")
+    prompts = [text for text in prompts_of(wikitext(options)) if len(model.tokenizer.encode(text)) >= 4]
+    require(len(prompts) >= options.prompts, f"the text has {options.prompts} prompts")
+    return model, prompts[: options.prompts]
+
+
+@torch.inference_mode()
+def in_transformers(options: argparse.Namespace) -> list[Figure]:
+    """The folder of --model in transformers, and what transformers saves of it opened by us."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import transformers
+
+    library: Any = transformers
+    model, prompts = model_and_prompts(options)
+    with tempfile.TemporaryDirectory() as temporary:
+        there, back = Path(temporary) / "there", Path(temporary) / "back"
+        export_model(options.model, "hf", there)
+        cutter = library.AutoTokenizer.from_pretrained(there, local_files_only=True)
+        peer = library.AutoModelForCausalLM.from_pretrained(there, local_files_only=True, dtype=torch.float32).eval()
+        cutter.save_pretrained(back)
+        peer.save_pretrained(back)
+        returned = llm_journey.load(back)
+        assert isinstance(returned, LanguageModel)
+        require_same_chats(
+            model,
+            {
+                "transformers": lambda messages: cutter.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                ),
+                "the folder that came back": lambda messages: render_chat(
+                    returned.tokenizer, messages, add_generation_prompt=True
+                ),
+            },
+        )
+        ids = [cutter(text)["input_ids"] for text in prompts]
+        require(ids == [model.prompt_ids(text) for text in prompts], "transformers cuts every prompt as we do")
+        require(ids == [returned.prompt_ids(text) for text in prompts], "so does the folder that came back")
+        arms = {"transformers": lambda ids_bt: peer(ids_bt).logits, "ours again": returned.decoder}
+        figures = []
+        for name, other in arms.items():
+            last = ((torch.tensor([row]), len(row) - 1) for row in ids)
+            found = compare_logits((model.decoder(row)[0, end:], other(row)[0, end:]) for row, end in last)
+            say(f"folder, {name}: {found}")
+            arm = f"{options.model}, folder"
+            figures += [
+                *agreement_figures(arm, name, found),
+                Figure(arm, f"largest logit difference, {name}", found.largest_logit_difference, "1", found.positions),
+            ]
+            same = found.decided_agreement == 1 and found.largest_logit_difference <= LOGIT_BOUND
+            require(same, f"{name}: the same model to {LOGIT_BOUND:g}")
+    return figures
+
+
+def require_same_chats(model: LanguageModel, others: dict[str, Callable[[list[dict[str, str]]], str]]) -> None:
+    """Every question, alone and behind a system message, must be written alike."""
+    if model.tokenizer.chat_template is None:
+        say("the model has no chat template to compare")
+        return
+    system = {"role": "system", "content": "Answer in one sentence."}
+    chats = [messages for question in QUESTIONS for messages in (chat(question), [system, *chat(question)])]
+    for name, write in others.items():
+        same = all(render_chat(model.tokenizer, item, add_generation_prompt=True) == write(item) for item in chats)
+        require(same, f"the chat template writes the same bytes in {name}, {len(chats)} chats")
 
 
 @torch.inference_mode()
 def beside_llama_cpp(model: LanguageModel, file: Path, prompts: Sequence[str]) -> Agreement:
     """llama.cpp's logits after each prompt beside ours; it must cut each prompt and render a chat as we do."""
     import llama_cpp
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
     theirs = llama_cpp.Llama(str(file), n_ctx=model.decoder.config.context, n_threads=1, logits_all=True, verbose=False)
-    template = theirs.metadata["tokenizer.chat_template"]
-    end = model.tokenizer.roles.end or ""
-    formatter = Jinja2ChatFormatter(template=template, eos_token=end, bos_token=model.tokenizer.roles.begin or "")
-    rendered = formatter(messages=chat(QUESTIONS[0])).prompt  # type: ignore[arg-type]
-    own = render_chat(model.tokenizer, chat(QUESTIONS[0]), add_generation_prompt=True)
-    require(rendered == own, "the chat template renders the same bytes in llama.cpp")
+    require_chats_in_llama_cpp(model, theirs)
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         for text in prompts:
-            ids = model.tokenizer.encode(text)
-            if theirs.tokenize(text.encode(), add_bos=False, special=False) != ids:
+            ids = theirs.tokenize(text.encode(), add_bos=True, special=False)
+            if ids != model.prompt_ids(text):
                 require(False, f"llama.cpp cuts {text!r} as we do")
             theirs.reset()
             theirs.eval(ids)
@@ -214,6 +290,33 @@ def beside_llama_cpp(model: LanguageModel, file: Path, prompts: Sequence[str]) -
     found = compare_logits(pairs())
     theirs.close()
     return found
+
+
+def require_chats_in_llama_cpp(model: LanguageModel, peer: Any) -> None:
+    """The template in the file, by the package's Jinja and by llama.cpp's own C function.
+
+    The function has ChatML built in and writes no begin token, which its tokenizer adds: ids are compared there.
+    """
+    if model.tokenizer.chat_template is None:
+        return
+    from llama_cpp import llama_chat_apply_template, llama_chat_message
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    template = peer.metadata["tokenizer.chat_template"]
+    roles = model.tokenizer.roles
+    formatter = Jinja2ChatFormatter(template=template, eos_token=roles.end or "", bos_token=roles.begin or "")
+    require_same_chats(model, {"llama-cpp-python": lambda messages: formatter(messages=messages).prompt})
+
+    def built_in(messages: list[dict[str, str]]) -> bytes:
+        items = [llama_chat_message(item["role"].encode(), item["content"].encode()) for item in messages]
+        room = ctypes.create_string_buffer(1 << 16)
+        array = (llama_chat_message * len(items))(*items)
+        size = llama_chat_apply_template(template.encode(), array, len(items), True, room, len(room))
+        return room.raw[: max(size, 0)]
+
+    own = [encode_chat(model.tokenizer, chat(question), add_generation_prompt=True) for question in QUESTIONS]
+    theirs = [peer.tokenize(built_in(chat(question)), add_bos=True, special=True) for question in QUESTIONS]
+    require(own == theirs, f"llama.cpp's own template application gives the same ids, {len(own)} chats")
 
 
 def chat(text: str) -> list[dict[str, str]]:
@@ -282,11 +385,13 @@ def main() -> None:
     # Python looks for modules beside a script first, and would take this one for the package `gguf`.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     figures: list[Figure] = []
-    if set(options.parts) - {"llama.cpp"}:
+    if set(options.parts) - {"transformers", "llama.cpp"}:
         pair = open_both()
         for name, part in (("logits", logits), ("greedy", greedy), ("perplexity", perplexity)):
             if name in options.parts:
                 figures += part(pair, options)
+    if "transformers" in options.parts:
+        figures += in_transformers(options)
     if "llama.cpp" in options.parts:
         figures += in_llama_cpp(options)
     rows = rows_of(figures, options)
