@@ -25,7 +25,7 @@ from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.model.cost import training_flops_per_token
 from llm_journey.model.decoder import Decoder
 from llm_journey.training.loaders import make_loader
-from llm_journey.training.precision import Precision, is_native
+from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.throughput import peak_flops
 from llm_journey.training.trainer import Trainer
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     command = " ".join(["python benchmarks/mfu.py", *sys.argv[1:]])
-    native = is_native("bf16", torch.device("cpu"))
+    native = Precision("bf16", torch.device("cpu")).native
     arms = tuple(options.arm or (arm for arm in ARMS if native or not arm.endswith("bf16")))
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(options.repeats):

@@ -1,22 +1,17 @@
-"""Streamed decoding: a prompt's ids in, new ids out one by one, and the reason why it ended.
+"""Streamed decoding in its plain form, one prompt with a dense cache: what the engine is measured against.
 
-The rule for long prompts: one longer than the model's context is refused with both counts; nothing is cut in silence.
 Prompt and new tokens together never exceed the context, so what was generated can always be read back.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from llm_journey.core.errors import BadInputError
 from llm_journey.generation.kv_cache import KVCache
+from llm_journey.generation.prompt import FinishReason, check_prompt
 from llm_journey.generation.sampling import SamplingConfig, make_generator, sample
 from llm_journey.model.decoder import Decoder
-
-# stop: a stop id came (it is not part of the output); length: max_new_tokens; context: the context is full.
-FinishReason = Literal["stop", "length", "context"]
 
 
 class Generation(Iterator[int]):
@@ -31,7 +26,7 @@ class Generation(Iterator[int]):
         stop_ids: Collection[int] = (),
         on_token: Callable[[int], None] | None = None,
     ) -> None:
-        _check_prompt(ids, model.config.vocab_size, model.config.context)
+        check_prompt(ids, model.config.vocab_size, model.config.context)
         self.finish_reason: FinishReason | None = None
         self.prompt_length = len(ids)
         self._model, self._config, self._stop_ids, self._on_token = model, config, frozenset(stop_ids), on_token
@@ -100,16 +95,3 @@ def next_logits(model: Decoder, ids_bt: Tensor, cache: KVCache) -> Tensor:
     finally:
         if training:
             model.train()
-
-
-def _check_prompt(ids: Sequence[int], vocab_size: int, context: int) -> None:
-    if not ids:
-        raise BadInputError("the prompt is empty: give at least one token")
-    if len(ids) > context:
-        raise BadInputError(
-            f"the prompt has {len(ids)} tokens, the model's context holds {context}: shorten the prompt or use a model "
-            "with a longer context"
-        )
-    wrong = next((item for item in ids if not 0 <= item < vocab_size), None)
-    if wrong is not None:
-        raise BadInputError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}")

@@ -98,14 +98,24 @@ def adjust(logits_bv: Tensor, ids_bt: Tensor, config: SamplingConfig) -> Tensor:
     return logits_bv
 
 
-def sample(logits_bv: Tensor, ids_bt: Tensor, config: SamplingConfig, generator: torch.Generator | None) -> Tensor:
+def sample(
+    logits_bv: Tensor,
+    ids_bt: Tensor,
+    config: SamplingConfig,
+    generator: torch.Generator | None,
+    allowed_bv: Tensor | None = None,
+) -> Tensor:
     """The next token of each row, (B,), after the tokens `ids_bt` (B, T).
 
-    Raises JourneyError where the model's logits hold NaN or infinity: such a model has diverged.
+    allowed_bv: False at tokens that may not come. Raises JourneyError where the model's logits hold NaN or infinity:
+    such a model has diverged.
     """
     if not bool(torch.isfinite(logits_bv).all()):
         raise JourneyError("the model's logits are not finite: its weights are damaged or its training diverged")
-    logits_bv = adjust(logits_bv.float(), ids_bt, config)
+    logits_bv = logits_bv.float()
+    if allowed_bv is not None:
+        logits_bv = logits_bv.masked_fill(~allowed_bv, _NEVER)
+    logits_bv = adjust(logits_bv, ids_bt, config)
     if config.temperature == 0:
         return logits_bv.argmax(-1)
     return torch.multinomial(logits_bv.softmax(-1), 1, generator=generator).squeeze(1)

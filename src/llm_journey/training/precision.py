@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, unknown_name
+from llm_journey.model.native import is_native
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a processor must have, in torch.cpu.get_capabilities()' words (x86, Arm).
-_CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,20 +35,10 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> str:
     """`name`, with "auto" resolved: bf16 where the device computes in it, else fp32."""
     if name == "auto":
-        return "bf16" if is_native("bf16", device) else "fp32"
+        return "bf16" if is_native(torch.bfloat16, device) else "fp32"
     if name not in _DTYPES:
         raise unknown_name("precision", name, ("auto", *_DTYPES))
     return name
-
-
-def is_native(name: str, device: torch.device) -> bool:
-    """Whether `device` multiplies matrices of this type in hardware, not by way of float32."""
-    if name == "fp32":
-        return True
-    if device.type == "cuda":
-        return name == "fp16" or bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(capabilities.get(feature, False) for feature in _CPU_FEATURES[name])
 
 
 class Precision:
@@ -58,6 +47,11 @@ class Precision:
     def __init__(self, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
         self._scaler = torch.amp.GradScaler(device.type, init_scale=2.0**14) if name == "fp16" else None
+
+    @property
+    def native(self) -> bool:
+        """Whether the device computes in it, and not by way of float32."""
+        return is_native(_DTYPES[self.name], self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for forward passes."""

@@ -30,7 +30,7 @@ from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes
 from llm_journey.training.loaders import make_loader
 from llm_journey.training.objectives import OBJECTIVES
 from llm_journey.training.observer import Observer
-from llm_journey.training.precision import Precision, is_native, pick_device, pick_precision
+from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
 from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
@@ -114,7 +114,7 @@ class _Run:
         self.objective = OBJECTIVES[recipe.objective]
         device = pick_device(recipe.training.device)
         precision = Precision(_precision_name(recipe, folder, device), device)
-        if precision.name != "fp32" and not is_native(precision.name, device):
+        if not precision.native:
             observer.message(f"this processor does not compute in {precision.name}: expect it many times slower")
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)

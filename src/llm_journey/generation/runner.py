@@ -1,0 +1,240 @@
+"""A decoder laid out for answering: tokens of many sequences in one pass, joined products, weights in a fast form.
+
+It computes what model.Decoder computes (tests/generation/test_runner.py: equal in float32 for every family), with the
+rows of all sequences one under another, so that a pass may read a piece of one prompt and one new token of each of
+twenty answers. Products go through quantization.products; norms, rotation and attention stay in float32 on a CPU.
+
+Legend: N rows of a pass, D width, H heads, K key-value heads, G = H / K, E head width, S positions so far, F MLP width,
+V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.generation.paged_cache import PagedCache, Slots
+from llm_journey.model.attention import Attention, causal_mask
+from llm_journey.model.blocks import Block
+from llm_journey.model.decoder import Decoder
+from llm_journey.model.mlp import ACTIVATIONS
+from llm_journey.model.norms import RMSNorm
+from llm_journey.model.positions import apply_rotary
+from llm_journey.quantization.formats import quantize_int4, quantize_int8
+from llm_journey.quantization.products import DenseProduct, Int4Product, Int8Product, Product
+
+WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One sequence's rows in a pass: `ids`, which stand at positions `start` and after it; `table`: its blocks.
+
+    all_logits: logits of every row are wanted, not of the last alone.
+    """
+
+    ids: Sequence[int]
+    start: int
+    table: Sequence[int]
+    all_logits: bool = False
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    attention_norm: Callable[[Tensor], Tensor]
+    qkv: Product
+    q_norm: Callable[[Tensor], Tensor] | None
+    k_norm: Callable[[Tensor], Tensor] | None
+    o: Product
+    mlp_norm: Callable[[Tensor], Tensor]
+    up: Product  # gate and up together where there is a gate
+    down: Product
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a layer needs to know of one share: its rows, where they are written, what they read, what they may see."""
+
+    rows: slice
+    write: Slots
+    read: Slots
+    mask: Tensor | None
+
+
+class Runner:
+    """A decoder's weights in the form `weights`. The decoder itself is not changed, and may be let go of."""
+
+    def __init__(self, decoder: Decoder, weights: WeightFormat = "float32") -> None:
+        self.config, self.weights = decoder.config, weights
+        self.device = decoder.device
+        self._decoder_embedded, self._rotary = decoder._embedded, decoder._rotary
+        self._layers = [self._layer(block) for block in decoder.blocks if isinstance(block, Block)]
+        self._norm = _norm(decoder.norm)
+        self._head = (
+            Int8Product(quantize_int8(decoder.head_weight))
+            if weights == "int4"
+            else self._product(decoder.head_weight, None)
+        )
+        self._gated = self.config.mlp == "swiglu"
+        self._activation = ACTIVATIONS[self.config.mlp]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights that one pass reads."""
+        products = [p for layer in self._layers for p in (layer.qkv, layer.o, layer.up, layer.down)]
+        return sum(product.num_bytes for product in (*products, self._head))
+
+    @torch.inference_mode()
+    def __call__(self, shares: Sequence[Share], cache: PagedCache) -> Tensor:
+        """Logits (R, V) float32: of each share its last row, or all of its rows where `all_logits`, in order.
+
+        Keys and values of every row are put into the cache. Raises JourneyError where logits are not finite.
+        """
+        ids_n = torch.tensor([item for share in shares for item in share.ids], device=self.device)
+        positions_n = torch.cat([torch.arange(share.start, share.stop, device=self.device) for share in shares])
+        rows = self._rows(shares, cache)
+        x_nd = self._decoder_embedded(ids_n[None], 0, positions_n[None])[0].float()
+        rotary = self._rotary(0, 0, positions_n)
+        for index, layer in enumerate(self._layers):
+            x_nd = self._block(x_nd, layer, index, rotary, rows, cache)
+        wanted = [
+            row
+            for share, part in zip(shares, rows, strict=True)
+            for row in range(part.rows.start if share.all_logits else part.rows.stop - 1, part.rows.stop)
+        ]
+        x_rd = x_nd if len(wanted) == len(x_nd) else x_nd[torch.tensor(wanted, device=self.device)]
+        logits_rv = self._head(self._norm(x_rd))
+        if not bool(torch.isfinite(logits_rv).all()):
+            raise JourneyError("the model's logits are not finite: its weights are damaged or its training diverged")
+        return logits_rv
+
+    def _rows(self, shares: Sequence[Share], cache: PagedCache) -> list[_Rows]:
+        found, begin, window = [], 0, self.config.sliding_window
+        for share in shares:
+            first_seen = 0 if window is None else max(0, share.start + 1 - window)
+            count, seen = len(share.ids), share.stop - first_seen
+            mask = None
+            if count > 1 and (seen > count or (window is not None and window < seen)):
+                mask = causal_mask(count, seen, self.device)
+                if window is not None:
+                    mask = mask & ~causal_mask(count, seen, self.device).tril(seen - count - window)
+            write = cache.slots(share.table, share.start, share.stop)
+            found.append(
+                _Rows(slice(begin, begin + count), write, cache.slots(share.table, first_seen, share.stop), mask)
+            )
+            begin += count
+        return found
+
+    def _block(
+        self,
+        x_nd: Tensor,
+        layer: _Layer,
+        index: int,
+        rotary: tuple[Tensor, Tensor] | None,
+        rows: Sequence[_Rows],
+        cache: PagedCache,
+    ) -> Tensor:
+        if self.config.norm_placement == "pre":
+            x_nd = x_nd + self._attention(layer.attention_norm(x_nd), layer, index, rotary, rows, cache)
+            return x_nd + self._mlp(layer.mlp_norm(x_nd), layer)
+        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary, rows, cache))
+        return layer.mlp_norm(x_nd + self._mlp(x_nd, layer))
+
+    def _attention(
+        self,
+        x_nd: Tensor,
+        layer: _Layer,
+        index: int,
+        rotary: tuple[Tensor, Tensor] | None,
+        rows: Sequence[_Rows],
+        cache: PagedCache,
+    ) -> Tensor:
+        num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
+        all_nhe = layer.qkv(x_nd).view(len(x_nd), num_heads + 2 * num_kv_heads, self.config.head_width)
+        qk_nhe, v_nke = all_nhe[:, : num_heads + num_kv_heads], all_nhe[:, num_heads + num_kv_heads :]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            qk_nhe = torch.cat((layer.q_norm(qk_nhe[:, :num_heads]), layer.k_norm(qk_nhe[:, num_heads:])), dim=1)
+        if rotary is not None:
+            qk_nhe = apply_rotary(qk_nhe, *rotary)
+        q_nhe, k_nke = qk_nhe[:, :num_heads], qk_nhe[:, num_heads:]
+        outs = []
+        for part in rows:
+            cache.write(index, part.write, k_nke[part.rows], v_nke[part.rows])
+            outs.append(_attend(q_nhe[part.rows], *cache.read(index, part.read), part.mask))
+        return layer.o(outs[0] if len(outs) == 1 else torch.cat(outs))
+
+    def _mlp(self, x_nd: Tensor, layer: _Layer) -> Tensor:
+        up_nf = layer.up(x_nd)
+        if self._gated:
+            gate_nf, up_nf = up_nf.chunk(2, dim=-1)
+            return layer.down(F.silu(gate_nf) * up_nf)
+        return layer.down(self._activation(up_nf))
+
+    def _layer(self, block: Block) -> _Layer:
+        attention, mlp = block.attention, block.mlp
+        ups = (mlp.gate, mlp.up) if self.config.mlp == "swiglu" else (mlp.up,)
+        return _Layer(
+            attention_norm=_norm(block.attention_norm),
+            qkv=self._joined(attention.q, attention.k, attention.v),
+            q_norm=_head_norm(attention, "q_norm"),
+            k_norm=_head_norm(attention, "k_norm"),
+            o=self._joined(attention.o),
+            mlp_norm=_norm(block.mlp_norm),
+            up=self._joined(*ups),
+            down=self._joined(mlp.down),
+        )
+
+    def _joined(self, *layers: object) -> Product:
+        """Several linear layers of one input as one product."""
+        linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        if len(linears) != len(layers):
+            raise BadInputError("the model's linear layers are not plain ones: take its adapters off, or merge them")
+        biases: list[Tensor] = [layer.bias for layer in linears if layer.bias is not None]
+        bias = torch.cat(biases) if biases else None
+        return self._product(torch.cat([layer.weight for layer in linears]), bias)
+
+    def _product(self, weight_mk: Tensor, bias_m: Tensor | None) -> Product:
+        match self.weights:
+            case "int8":
+                return Int8Product(quantize_int8(weight_mk), bias_m)
+            case "int4":
+                return Int4Product(quantize_int4(weight_mk), bias_m)
+            case "bfloat16":
+                return DenseProduct(weight_mk, bias_m, torch.bfloat16)
+            case _:
+                return DenseProduct(weight_mk, bias_m)
+
+
+def _attend(q_nhe: Tensor, k_1kse: Tensor, v_1kse: Tensor, mask: Tensor | None) -> Tensor:
+    """(N, H E). One query: the heads of a group stand as queries of their key-value head, which spares repeating it."""
+    num_rows, num_heads, head_width = q_nhe.shape
+    if num_rows == 1:
+        q_1kge = q_nhe.view(1, k_1kse.shape[1], -1, head_width)
+        return F.scaled_dot_product_attention(q_1kge, k_1kse, v_1kse).reshape(1, -1)
+    q_1hne = q_nhe.transpose(0, 1)[None].to(k_1kse.dtype)
+    grouped = num_heads != k_1kse.shape[1]
+    out_1hne = F.scaled_dot_product_attention(
+        q_1hne, k_1kse, v_1kse, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+    return out_1hne[0].transpose(0, 1).reshape(num_rows, -1)
+
+
+def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """An RMSNorm as PyTorch's one operator; other norms as they are."""
+    if not isinstance(module, RMSNorm):
+        return module
+    shape, weight, epsilon = module.weight.shape, module.weight.detach().float(), module.epsilon
+    return lambda x: F.rms_norm(x, shape, weight, epsilon)
+
+
+def _head_norm(attention: Attention, name: str) -> Callable[[Tensor], Tensor] | None:
+    module = getattr(attention, name)
+    return None if module is None else _norm(module)

@@ -1,0 +1,157 @@
+"""Products with a weight matrix in the form that is fastest for answering: float32 in and out, (N, K) -> (N, M).
+
+Of a decoding step's time nearly all goes into reading the weights once, so fewer bits are faster tokens. PyTorch's
+packed kernels read int8 and int4 with bf16 activations and are made for few rows; many rows (a prompt) are better
+served by a plain product with the weight unpacked for the occasion. Where they are missing, or on another device, the
+readable form is computed instead.
+
+Legend: N rows (tokens), K inputs, M outputs, G groups.
+"""
+
+import functools
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm_journey.model.native import is_native
+from llm_journey.quantization.formats import GROUP_SIZES, Int4Weight, Int8Weight
+
+# Up to so many rows the packed kernel wins over unpacking for a plain product (measured at 576 x 960 to 576 x 3072).
+FEW_ROWS_INT8, FEW_ROWS_INT4 = 12, 64
+
+
+class Product(Protocol):
+    """x (N, K) float32 -> (N, M) float32. `num_bytes` are read for each call."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def __call__(self, x_nk: Tensor) -> Tensor: ...
+
+
+class DenseProduct:
+    """x W^T + b with the weight as it is, or rounded to bf16."""
+
+    def __init__(self, weight_mk: Tensor, bias_m: Tensor | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self.weight_mk = weight_mk.detach().to(dtype).contiguous()
+        self.bias_m = None if bias_m is None else bias_m.detach().float()
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight_mk.nbytes
+
+    def __call__(self, x_nk: Tensor) -> Tensor:
+        if self.weight_mk.dtype == torch.float32:
+            return F.linear(x_nk, self.weight_mk, self.bias_m)
+        return _add(F.linear(x_nk.to(self.weight_mk.dtype), self.weight_mk).float(), self.bias_m)
+
+
+class Int8Product:
+    """x (scale q)^T + b: q is multiplied, the scale applied to the result, so that unpacking loses nothing."""
+
+    def __init__(self, weight: Int8Weight, bias_m: Tensor | None = None) -> None:
+        self.codes_mk, self.scale_m = weight.codes_nk.contiguous(), weight.scale_n.contiguous()
+        self.bias_m = None if bias_m is None else bias_m.detach().float()
+        self._scale_bf16_m = self.scale_m.bfloat16()
+        self._packed = self.codes_mk.device.type == "cpu" and self.codes_mk.shape[0] % 4 == 0
+        self._wide = _wide_dtype(self.codes_mk.device)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.codes_mk.nbytes + self.scale_m.nbytes
+
+    def __call__(self, x_nk: Tensor) -> Tensor:
+        if self._packed and len(x_nk) <= FEW_ROWS_INT8:
+            result_nm = torch._weight_int8pack_mm(x_nk.bfloat16(), self.codes_mk, self._scale_bf16_m).float()
+        else:
+            result_nm = F.linear(x_nk.to(self._wide), self.codes_mk.to(self._wide)).float() * self.scale_m
+        return _add(result_nm, self.bias_m)
+
+
+class Int4Product:
+    """x (scale q + minimum)^T + b, two codes in each byte."""
+
+    def __init__(self, weight: Int4Weight, bias_m: Tensor | None = None) -> None:
+        self.num_outputs, self.num_inputs = weight.codes_nk.shape
+        self.group_size = weight.group_size
+        self.bias_m = None if bias_m is None else bias_m.detach().float()
+        device = weight.codes_nk.device
+        self._packed_kernel = (
+            device.type == "cpu" and self.group_size in GROUP_SIZES and self.num_outputs % _BLOCK_ROWS == 0
+        )
+        self._wide = _wide_dtype(device)
+        # The kernel's own form: w = (q - 8) * scale + zero, with scale and zero as (G, M, 2) in bf16.
+        zero_mg = weight.minimum_ng + 8 * weight.scale_ng
+        scales_gm2 = torch.stack((weight.scale_ng, zero_mg), -1).transpose(0, 1).contiguous()
+        if self._packed_kernel:
+            self._codes = torch._convert_weight_to_int4pack_for_cpu(weight.codes_nk.int(), 2)
+            self._scales_gm2 = scales_gm2.bfloat16()
+        else:
+            self._codes = weight.codes_nk[:, ::2] | weight.codes_nk[:, 1::2] << 4
+            self._scales_gm2 = scales_gm2
+
+    @property
+    def num_bytes(self) -> int:
+        return self._codes.nbytes + self._scales_gm2.nbytes
+
+    def __call__(self, x_nk: Tensor) -> Tensor:
+        if self._packed_kernel and len(x_nk) <= FEW_ROWS_INT4:
+            result_nm = torch._weight_int4pack_mm_for_cpu(
+                x_nk.bfloat16(), self._codes, self.group_size, self._scales_gm2
+            ).float()
+        else:
+            result_nm = (x_nk.to(self._wide) @ self.unpacked(self._wide)).float()
+        return _add(result_nm, self.bias_m)
+
+    def unpacked(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(K, M): the transposed weight as its codes say."""
+        scale_gm, zero_gm = (part_gm.contiguous() for part_gm in self._scales_gm2.to(dtype).unbind(-1))
+        minimum_gm = zero_gm - 8 * scale_gm
+        if not self._packed_kernel:
+            codes_km = torch.stack((self._codes & 15, self._codes >> 4), -1).flatten(1).T
+            codes_gkm = torch.unflatten(codes_km, 0, (-1, self.group_size)).to(dtype)
+            return torch.addcmul(minimum_gm[:, None], codes_gkm, scale_gm[:, None]).flatten(0, 1)
+        # Block by block of outputs, as the codes lie: copies of bytes and of bf16 are all that moves.
+        codes_bkr = self._codes.view(-1, self.num_inputs, _BLOCK_ROWS // 2)
+        codes_bkr = torch.cat((codes_bkr & 15, codes_bkr >> 4), -1)
+        order = _block_order()
+        if order is not None:
+            codes_bkr = codes_bkr[..., order]
+        codes_bgkr = torch.unflatten(codes_bkr.to(dtype), 1, (-1, self.group_size))
+        scale_bgr, minimum_bgr = (
+            torch.unflatten(part_gm, 1, (-1, _BLOCK_ROWS)).transpose(0, 1).contiguous()[:, :, None]
+            for part_gm in (scale_gm, minimum_gm)
+        )
+        weight_bkr = torch.addcmul(minimum_bgr, codes_bgkr, scale_bgr).flatten(1, 2)
+        return weight_bkr.transpose(0, 1).reshape(self.num_inputs, -1)
+
+
+_BLOCK_ROWS = 64  # outputs whose codes lie together in the packed form
+
+
+@functools.cache
+def _block_order() -> Tensor | None:
+    """Where each output of a block of 64 lies among its low and then its high half-bytes: it differs by processor.
+    None: in order.
+
+    Found by packing codes that number the outputs: first their lower four bits, then their upper two.
+    """
+    rows = torch.arange(_BLOCK_ROWS)
+    found = torch.zeros(_BLOCK_ROWS, dtype=torch.long)
+    for part, factor in ((rows % 16, 1), (rows // 16, 16)):
+        packed = torch._convert_weight_to_int4pack_for_cpu(part[:, None].expand(-1, 32).int().contiguous(), 2)
+        first = packed.view(32, _BLOCK_ROWS // 2)[0]
+        found += factor * torch.cat((first & 15, first >> 4)).long()
+    order = found.argsort()
+    return None if torch.equal(order, rows) else order
+
+
+def _wide_dtype(device: torch.device) -> torch.dtype:
+    """What weights are unpacked to for many rows: the narrowest type that the device multiplies in hardware."""
+    return torch.bfloat16 if is_native(torch.bfloat16, device) else torch.float32
+
+
+def _add(result_nm: Tensor, bias_m: Tensor | None) -> Tensor:
+    return result_nm if bias_m is None else result_nm + bias_m
