@@ -14,6 +14,8 @@ def home(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging-face"))
     for name in ("JOURNEY_DATA_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+    # The library keeps what the environment said when it was first loaded, which another test may have caused.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     return tmp_path / "home" / "cache" / "catalog"
 
 

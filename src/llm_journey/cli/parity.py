@@ -7,7 +7,7 @@ import typer
 
 from llm_journey.cli.options import Json, examples
 
-PARITY_EXAMPLES = examples("journey parity", "journey parity decoder --json")
+PARITY_EXAMPLES = examples("journey parity", "journey parity gguf --json", "journey parity --pull --strict")
 
 
 def parity(
@@ -18,6 +18,12 @@ def parity(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the table to this file, too.")
     ] = None,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="First fetch the published models that rows need (180 MB in all).")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail, with exit code 1, where a row could not be measured.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Compare every part with its reference library.
@@ -31,7 +37,7 @@ def parity(
     from llm_journey.core.console import print_json
 
     with view() as watching:
-        result = run_parity(words or [], watching)
+        result = run_parity(words or [], watching, pull_missing=pull, strict=strict)
     if markdown is not None:
         result.write_markdown(markdown)
     if as_json:
@@ -39,4 +45,6 @@ def parity(
     else:
         show_table(result.HEAD, result.rows(), right=[4, 5])
         say(result.summary())
-    return 1 if result.num_differing else 0
+    if advice := result.advice():
+        say(advice)
+    return 0 if result.passed else 1

@@ -8,6 +8,8 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_journey.datasets.sources import HubSource
@@ -19,6 +21,26 @@ _PROBE_SECONDS = 4.0
 def hub_is_offline() -> bool:
     """Whether the environment forbids calls to the hub."""
     return any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+@contextmanager
+def hub_switched_off() -> Iterator[None]:
+    """Inside, neither we nor any library asks the hub; afterwards all is as it was.
+
+    huggingface_hub reads the environment once, when it is loaded, and other libraries ask it: both are set.
+    """
+    from huggingface_hub import constants
+
+    before, loaded = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
+    os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = loaded
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
 
 
 def hub_cache_dir() -> Path:

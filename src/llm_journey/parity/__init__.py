@@ -7,19 +7,34 @@ that can be measured then fails, so no row compares a thing with itself.
 
 from collections.abc import Iterable
 
-from llm_journey.parity import architecture, artifacts, learning, mathematics, sequences, tokens
-from llm_journey.parity.equality import Equality, Outcome, measure
+from llm_journey.parity import (
+    architecture,
+    artifacts,
+    embeddings,
+    families,
+    inside,
+    learning,
+    mathematics,
+    published,
+    sequences,
+    tokens,
+)
+from llm_journey.parity.equality import Equality, Outcome, measure, missing_items
 
 EQUALITIES: tuple[Equality, ...] = (
-    *architecture.EQUALITIES,
     *mathematics.EQUALITIES,
+    *tokens.EQUALITIES,
+    *architecture.EQUALITIES,
+    *families.EQUALITIES,
     *learning.EQUALITIES,
     *sequences.EQUALITIES,
-    *tokens.EQUALITIES,
+    *inside.EQUALITIES,
+    *embeddings.EQUALITIES,
     *artifacts.EQUALITIES,
+    *published.EQUALITIES,
 )
 
-__all__ = ["EQUALITIES", "Equality", "Outcome", "measure", "select"]
+__all__ = ["EQUALITIES", "Equality", "Outcome", "measure", "missing_items", "select"]
 
 
 def select(words: Iterable[str]) -> tuple[Equality, ...]:

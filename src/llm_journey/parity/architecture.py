@@ -1,40 +1,46 @@
-"""The parts of the transformer and whole models, against torch.nn and transformers' own modeling code."""
+"""The parts of the transformer, against torch.nn's own and transformers' modeling code; whole models are in families.
 
+Everything against torch.nn runs in float64, so that nothing but the rounding of a few dozen sums is left.
+"""
+
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from llm_journey.model.attention import Attention, causal_mask, fused_attention, written_out_attention
-from llm_journey.model.norms import RMSNorm
-from llm_journey.model.positions import apply_rotary, rotary_tables
+from llm_journey.model.attention import Attention, attention_mask, causal_mask, fused_attention, written_out_attention
+from llm_journey.model.blocks import Block
+from llm_journey.model.config import TransformerConfig
+from llm_journey.model.encoder import Encoder
+from llm_journey.model.encoder_decoder import EncoderDecoder
+from llm_journey.model.norms import LayerNorm, RMSNorm
+from llm_journey.model.positions import SINUSOIDS, apply_rotary, rotary_tables
+from llm_journey.parity.differences import largest
 from llm_journey.parity.equality import Equality
-from llm_journey.parity.random_models import (
-    GPT2,
-    LLAMA,
-    QWEN3,
-    opened_by_transformers,
-    plant,
-    random_decoder,
-    random_encoder,
-    random_encoder_decoder,
-    random_ids,
-)
+from llm_journey.parity.random_models import plant
 
+_Module = TypeVar("_Module", bound=nn.Module)
 _SUMS = "float32 sums taken in another order"
+_WIDTH, _HEADS, _FEED_FORWARD = 24, 3, 40
+_SOURCE, _TARGET = 11, 9
+_TORCH: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "layer_norm_eps": 1e-5}
+# True at real tokens: whole rows, rows padded on the right, on the left.
+_SOURCE_REAL = torch.arange(_SOURCE) < torch.tensor([_SOURCE, 7, 2])[:, None]
+_TARGET_REAL = (torch.arange(_TARGET) < torch.tensor([_TARGET, 4, 6])[:, None]).flip(-1)
 
 
-def _rmsnorm(planted: bool) -> float:
-    ours, theirs = RMSNorm(48, 1e-5), nn.RMSNorm(48, eps=1e-5)
+def _norm(planted: bool, *, ours: nn.Module, theirs: nn.Module, dtype: torch.dtype) -> float:
     torch.manual_seed(0)
-    nn.init.normal_(ours.weight)
+    ours, theirs = ours.to(dtype), theirs.to(dtype)
+    _randomize(ours)
     theirs.load_state_dict(ours.state_dict())
     if planted:
-        ours.epsilon = 1e-2
-    x = torch.randn(5, 7, 48)
+        plant(next(ours.parameters()))
+    x = torch.randn(5, 7, _WIDTH, dtype=dtype)
     with torch.inference_mode():
-        return float((ours(x) - theirs(x)).abs().max())
+        return largest(ours(x), theirs(x))
 
 
 def _rotation(planted: bool) -> float:
@@ -42,30 +48,47 @@ def _rotation(planted: bool) -> float:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
     config: Any = LlamaConfig(hidden_size=64, num_attention_heads=4, max_position_embeddings=32)
-    theta = 10_000.0 + planted
     q_bthe, k_bthe = torch.randn(2, 32, 4, 16), torch.randn(2, 32, 4, 16)
     embedding: Any = LlamaRotaryEmbedding(config)
-    cos, sin = embedding(q_bthe, torch.arange(32)[None])
-    expected = apply_rotary_pos_emb(q_bthe.transpose(1, 2), k_bthe.transpose(1, 2), cos, sin)
-    tables = rotary_tables(32, 16, theta)
-    found = (apply_rotary(x, *tables).transpose(1, 2) for x in (q_bthe, k_bthe))
-    return max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+    expected = apply_rotary_pos_emb(
+        q_bthe.transpose(1, 2), k_bthe.transpose(1, 2), *embedding(q_bthe, torch.arange(32)[None])
+    )
+    tables = rotary_tables(32, 16, 10_000.0 + planted)
+    return largest([apply_rotary(x, *tables).transpose(1, 2) for x in (q_bthe, k_bthe)], list(expected))
+
+
+def _interleaved_sinusoids(length: int, width: int) -> Tensor:
+    from transformers.models.xlm.modeling_xlm import create_sinusoidal_embeddings
+
+    create: Any = create_sinusoidal_embeddings
+    table: Tensor = create(length, width, torch.empty(length, width))
+    return table
+
+
+def _halved_sinusoids(length: int, width: int) -> Tensor:
+    from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
+    embedding: Any = MarianSinusoidalPositionalEmbedding(length, width)
+    table: Tensor = embedding.create_weight()
+    return table
+
+
+def _sinusoids(planted: bool, *, layout: str, reference: Callable[[int, int], Tensor]) -> float:
+    """A table of 70 positions; the planted error begins it at position 1."""
+    found = SINUSOIDS[layout](71, _WIDTH)
+    return largest(found[1:] if planted else found[:-1], reference(70, _WIDTH))
 
 
 def _attention(planted: bool, *, grouped: bool) -> float:
     """The written-out formula against PyTorch's kernel, under a causal mask with one row's keys hidden."""
     torch.manual_seed(0)
-    q, k, v = (
-        torch.randn(2, 4, 9, 8),
-        torch.randn(2, 2 if grouped else 4, 9, 8),
-        torch.randn(2, 2 if grouped else 4, 9, 8),
-    )
+    q, k, v = (torch.randn(2, 2 if grouped and part else 4, 9, 8) for part in range(3))
     mask = causal_mask(9, 9, q.device).repeat(2, 1, 1, 1)
     mask[0, 0, 5, 1:3] = False
     expected = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     if planted:
         mask[0, 0, 5, 1] = True
-    return float((written_out_attention(q, k, v, mask) - expected).abs().max())
+    return largest(written_out_attention(q, k, v, mask), expected)
 
 
 def _fused(planted: bool) -> float:
@@ -74,120 +97,168 @@ def _fused(planted: bool) -> float:
     q, k, v = (torch.randn(2, 4, 16, 8).bfloat16() for _ in range(3))
     expected = nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True)
     mask = causal_mask(16, 16, q.device).tril(-1 if planted else 0)
-    return float((fused_attention(q, k, v, mask).float() - expected).abs().max())
+    return largest(fused_attention(q, k, v, mask), expected)
 
 
-def _decoder(planted: bool, *, choices: dict[str, Any]) -> float:
-    """Logits of random weights in a batch of three full rows."""
-    model = random_decoder(**choices)
-    ids_bt = random_ids(3, model.config.context, model.config.vocab_size)
-    with opened_by_transformers(model) as theirs, torch.inference_mode():
-        if planted:
-            plant(model.blocks[0].attention.k.weight)  # type: ignore[union-attr, arg-type]
-        return float((model(ids_bt) - theirs(ids_bt).logits).abs().max())
+def _attention_layer(planted: bool, *, cross: bool) -> float:
+    """A whole layer that looks at every real position, of its own text or of a memory of another length."""
+    ours = _randomize(Attention(_config(), 0, causal=False).double())
+    theirs = nn.MultiheadAttention(_WIDTH, _HEADS, batch_first=True).double()
+    _copy_attention(ours, theirs)
+    x, memory = _hidden_states(_TARGET if cross else _SOURCE), _hidden_states(_SOURCE, seed=1)
+    keys = memory if cross else x
+    expected, _ = theirs(x, keys, keys, key_padding_mask=~_SOURCE_REAL, need_weights=False)
+    mask = _keys_mask(x.shape[1], planted)
+    return largest(ours(x, None, mask, memory=memory if cross else None), expected)
 
 
-def _padded(planted: bool) -> float:
-    """Rows padded on the left, positions counted from the first real token: the real tokens' logits."""
-    model = random_decoder(**LLAMA)
-    ids_bt = random_ids(3, 20, model.config.vocab_size)
-    mask_bs = torch.ones(3, 20, dtype=torch.bool)
-    mask_bs[1, :7] = mask_bs[2, :13] = False
-    positions_bt = (mask_bs.cumsum(-1) - 1).clamp(min=0)
-    with opened_by_transformers(model) as theirs, torch.inference_mode():
-        expected = theirs(ids_bt, attention_mask=mask_bs.long(), position_ids=positions_bt).logits
-        ours_mask = mask_bs.clone()
-        if planted:
-            ours_mask[1, 6] = True
-        found = model(ids_bt, padding_mask_bs=ours_mask, positions_bt=positions_bt)
-        return float((found - expected)[mask_bs].abs().max())
+def _encoder_block(planted: bool, *, placement: Any) -> float:
+    ours = _randomize(Block(_config(norm_placement=placement), 0, causal=False).double())
+    theirs = nn.TransformerEncoderLayer(
+        _WIDTH, _HEADS, _FEED_FORWARD, activation="gelu", norm_first=placement == "pre", **_TORCH
+    ).double()
+    _copy_block(ours, theirs)
+    x = _hidden_states(_SOURCE)
+    found = ours(x, None, _keys_mask(_SOURCE, planted))
+    return largest(found[_SOURCE_REAL], theirs(x, src_key_padding_mask=~_SOURCE_REAL)[_SOURCE_REAL])
 
 
-def _real_tokens(rows: int, length: int) -> torch.Tensor:
-    """(rows, length), True at real tokens: a whole row, one padded on the left, one on the right, one on both sides."""
-    mask_bs = torch.ones(rows, length, dtype=torch.bool)
-    mask_bs[1, :6] = mask_bs[2, -9:] = mask_bs[3, :3] = mask_bs[3, -2:] = False
-    return mask_bs
-
-
-def _encoder(planted: bool) -> float:
-    """Masked-language-model logits of rows padded on either side, with token types."""
-    model = random_encoder()
-    ids_bt, mask_bs = random_ids(4, 24, model.config.vocab_size), _real_tokens(4, 24)
-    types_bt = random_ids(4, 24, 2, seed=2)
-    with opened_by_transformers(model, "AutoModelForMaskedLM") as theirs, torch.inference_mode():
-        expected = theirs(ids_bt, attention_mask=mask_bs.long(), token_type_ids=types_bt).logits
-        if planted:
-            types_bt[0, 3] = 1 - types_bt[0, 3]
-        found = model(ids_bt, padding_mask_bs=mask_bs, token_types_bt=types_bt)
-    return float((found - expected)[mask_bs].abs().max())
-
-
-def _encoder_decoder(planted: bool) -> float:
-    """Logits under teacher forcing, sources and targets padded on either side."""
-    model = random_encoder_decoder()
-    source_bs, mask_bs = random_ids(4, 24, model.config.vocab_size), _real_tokens(4, 24)
-    target_bt, target_mask_bt = random_ids(4, 19, model.config.vocab_size, seed=2), _real_tokens(4, 19)
-    with opened_by_transformers(model, "AutoModelForSeq2SeqLM") as theirs, torch.inference_mode():
-        expected = theirs(
-            input_ids=source_bs,
-            attention_mask=mask_bs.long(),
-            decoder_input_ids=target_bt,
-            decoder_attention_mask=target_mask_bt.long(),
-        ).logits
-        ours_mask = mask_bs.clone()
-        if planted:
-            ours_mask[1, 5] = True
-        found = model(source_bs, target_bt, source_padding_mask_bs=ours_mask, padding_mask_bt=target_mask_bt)
-    return float((found - expected)[target_mask_bt].abs().max())
-
-
-def _attention_layer(planted: bool) -> float:
-    """A whole attention layer that looks at every position, against torch.nn.MultiheadAttention with its weights."""
-    model = random_encoder()
-    ours = model.blocks[0].attention
-    assert isinstance(ours, Attention)
-    theirs = nn.MultiheadAttention(32, 4, batch_first=True)
-    inner = (ours.q, ours.k, ours.v)
-    state = {
-        "in_proj_weight": torch.cat([layer.weight for layer in inner]).detach(),
-        "in_proj_bias": torch.cat([layer.bias for layer in inner]).detach(),
-        "out_proj.weight": ours.o.weight.detach(),
-        "out_proj.bias": ours.o.bias.detach(),
-    }
-    theirs.load_state_dict(state)
-    torch.manual_seed(0)
-    x_btd = torch.randn(3, 11, 32)
-    with torch.inference_mode():
-        if planted:
-            plant(ours.o.bias)
-        return float((ours(x_btd, None, None) - theirs(x_btd, x_btd, x_btd, need_weights=False)[0]).abs().max())
-
-
-def _maps(planted: bool) -> float:
-    """Every attention map of a text, recorded from our fused kernel's inputs, against output_attentions."""
-    from llm_journey.inspection.inspection import inspect_ids
-
-    model = random_decoder(**LLAMA)
-    ids = random_ids(1, 29, model.config.vocab_size)
-    with opened_by_transformers(model, attn_implementation="eager") as theirs, torch.inference_mode():
-        expected = theirs(ids, output_attentions=True).attentions
-        if planted:
-            plant(model.blocks[0].attention.q.weight)  # type: ignore[union-attr, arg-type]
-        seen = inspect_ids(model, ids[0].tolist())
-    return max(
-        float((torch.from_numpy(seen.maps[layer]) - weights[0]).abs().max()) for layer, weights in enumerate(expected)
+def _decoder_block(planted: bool, *, placement: Any) -> float:
+    """Values, and the gradients of what goes in: the text's states and the memory's."""
+    ours = _randomize(Block(_config(norm_placement=placement, mlp="relu"), 0, cross=True).double())
+    theirs = nn.TransformerDecoderLayer(
+        _WIDTH, _HEADS, _FEED_FORWARD, activation="relu", norm_first=placement == "pre", **_TORCH
+    ).double()
+    _copy_block(ours, theirs)
+    x, memory = _hidden_states(_TARGET).requires_grad_(), _hidden_states(_SOURCE, seed=1).requires_grad_()
+    expected = theirs(x, memory, tgt_mask=_future(_TARGET), memory_key_padding_mask=~_SOURCE_REAL)
+    found = ours(x, None, None, None, memory, _keys_mask(_TARGET, planted))
+    weights = _hidden_states(_TARGET, seed=2)
+    return largest(
+        [found, *torch.autograd.grad((found * weights).sum(), (x, memory))],
+        [expected, *torch.autograd.grad((expected * weights).sum(), (x, memory))],
     )
 
 
+def _encoder_stack(planted: bool) -> float:
+    """Three blocks and the norm after them, pre-norm, sinusoids added."""
+    config = _config(kind="encoder", num_layers=3, positions="sinusoidal")
+    ours = _randomize(Encoder(config).double())
+    layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, _FEED_FORWARD, activation="gelu", norm_first=True, **_TORCH)
+    theirs: Any = nn.TransformerEncoder(layer, 3, nn.LayerNorm(_WIDTH), enable_nested_tensor=False).double()
+    for mine, other in zip(ours.blocks, theirs.layers, strict=True):
+        _copy_block(mine, other)
+    theirs.norm.load_state_dict(ours.norm.state_dict())
+    ids = _ids(_SOURCE)
+    expected = theirs(ours.embed(ids) + ours.sinusoids[:_SOURCE], src_key_padding_mask=~_SOURCE_REAL)
+    if planted:
+        plant(ours.blocks[2].mlp.up.weight)  # type: ignore[union-attr, arg-type]
+    return largest(ours.hidden(ids, padding_mask_bs=_SOURCE_REAL)[_SOURCE_REAL], expected[_SOURCE_REAL])
+
+
+def _encoder_decoder_stack(planted: bool) -> float:
+    """Vaswani et al. 2017 whole: post-norm, scaled embeddings, sinusoids, relu; rows padded on either side."""
+    config = _config(
+        kind="encoder_decoder", norm_placement="post", num_layers=2, num_decoder_layers=3, mlp="relu",
+        positions="sinusoidal", embedding_scale=True,
+    )  # fmt: skip
+    ours = _randomize(EncoderDecoder(config).double())
+    layers = (_WIDTH, _HEADS, _FEED_FORWARD)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(*layers, **_TORCH), 2, enable_nested_tensor=False)
+    decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(*layers, **_TORCH), 3)
+    parts: Any = {"custom_encoder": encoder, "custom_decoder": decoder}
+    theirs: Any = nn.Transformer(_WIDTH, _HEADS, batch_first=True, **parts).double()
+    for mine, other in zip(ours.encoder_blocks, theirs.encoder.layers, strict=True):
+        _copy_block(mine, other)
+    for mine, other in zip(ours.blocks, theirs.decoder.layers, strict=True):
+        _copy_block(mine, other)
+    source, target = _ids(_SOURCE), _ids(_TARGET, seed=1)
+    embedded = [ours.embed(ids) * _WIDTH**0.5 + ours.sinusoids[: ids.shape[1]] for ids in (source, target)]
+    expected = theirs(
+        *embedded,
+        tgt_mask=_future(_TARGET),
+        src_key_padding_mask=~_SOURCE_REAL,
+        tgt_key_padding_mask=~_TARGET_REAL,
+        memory_key_padding_mask=~_SOURCE_REAL,
+    )
+    hidden = _SOURCE_REAL.clone()
+    hidden[1, 8] = planted
+    found = ours.hidden(source, target, source_padding_mask_bs=hidden, padding_mask_bt=_TARGET_REAL)
+    return largest(found[_TARGET_REAL], expected[_TARGET_REAL])
+
+
+def _config(**choices: Any) -> TransformerConfig:
+    shape: dict[str, Any] = {
+        "vocab_size": 31, "width": _WIDTH, "num_heads": _HEADS, "mlp_width": _FEED_FORWARD, "context": 16,
+        "bias": True, "norm": "layernorm", "norm_epsilon": 1e-5, "positions": "none", "mlp": "gelu",
+    }  # fmt: skip
+    return TransformerConfig(**(shape | choices))
+
+
+def _randomize(module: _Module) -> _Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, 0.4, generator=generator)
+    return module
+
+
+def _hidden_states(length: int, seed: int = 0) -> Tensor:
+    return torch.randn(3, length, _WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _ids(length: int, seed: int = 0) -> Tensor:
+    return torch.randint(31, (3, length), generator=torch.Generator().manual_seed(seed))
+
+
+def _keys_mask(num_queries: int, planted: bool) -> Tensor | None:
+    """Our mask of the source's real positions; planted: one padding position is seen."""
+    real = _SOURCE_REAL.clone()
+    real[1, 8] = planted
+    if num_queries == _SOURCE:
+        return attention_mask(_SOURCE, _SOURCE, real.device, causal=False, padding_mask_bs=real)
+    return real[:, None, None, :].expand(-1, 1, num_queries, -1)
+
+
+def _future(length: int) -> Tensor:
+    """PyTorch's contract: True where a query must not look."""
+    return torch.ones(length, length, dtype=torch.bool).triu(1)
+
+
+def _copy_attention(ours: Any, theirs: Any) -> None:
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
+        theirs.out_proj.load_state_dict(ours.o.state_dict())
+
+
+def _copy_block(ours: Any, theirs: Any) -> None:
+    pairs = {"norm1": ours.attention_norm, "linear1": ours.mlp.up, "linear2": ours.mlp.down}
+    if ours.cross_attention is None:
+        pairs["norm2"] = ours.mlp_norm
+    else:
+        pairs |= {"norm2": ours.cross_norm, "norm3": ours.mlp_norm}
+        _copy_attention(ours.cross_attention, theirs.multihead_attn)
+    _copy_attention(ours.attention, theirs.self_attn)
+    for name, source in pairs.items():
+        getattr(theirs, name).load_state_dict(source.state_dict())
+
+
+_vs_torch = partial(Equality, reference="torch", tolerance=1e-12, reason="rounding of float64")
+_vs_kernel = partial(Equality, reference="torch", tolerance=1e-6, reason=_SUMS)
+
 EQUALITIES = (
-    Equality(
+    _vs_kernel(
         component="RMSNorm",
-        reference="torch",
         compared="outputs, torch.nn.RMSNorm",
-        tolerance=1e-5,
-        reason=_SUMS,
-        difference=_rmsnorm,
+        difference=partial(_norm, ours=RMSNorm(_WIDTH, 1e-5), theirs=nn.RMSNorm(_WIDTH, eps=1e-5), dtype=torch.float32),
+    ),
+    _vs_torch(
+        component="LayerNorm",
+        compared="outputs, torch.nn.LayerNorm",
+        difference=partial(
+            _norm, ours=LayerNorm(_WIDTH, 1e-5, True), theirs=nn.LayerNorm(_WIDTH, eps=1e-5), dtype=torch.float64
+        ),
     ),
     Equality(
         component="rotary positions",
@@ -197,13 +268,26 @@ EQUALITIES = (
         reason="the same operations",
         difference=_rotation,
     ),
+    Equality(
+        component="sinusoids, interleaved",
+        reference="transformers",
+        compared="a table of 70 positions, XLM's",
+        tolerance=1e-5,
+        reason="angles of up to 70 radians in float32",
+        difference=partial(_sinusoids, layout="sinusoidal", reference=_interleaved_sinusoids),
+    ),
+    Equality(
+        component="sinusoids, in halves",
+        reference="transformers",
+        compared="a table of 70 positions, Marian's",
+        tolerance=0.0,
+        reason="the same operations",
+        difference=partial(_sinusoids, layout="sinusoidal_halves", reference=_halved_sinusoids),
+    ),
     *(
-        Equality(
+        _vs_kernel(
             component=f"attention written out, {'grouped queries' if grouped else 'multi-head'}",
-            reference="torch",
             compared="outputs under a mask, scaled_dot_product_attention",
-            tolerance=1e-6,
-            reason=_SUMS,
             difference=partial(_attention, grouped=grouped),
         )
         for grouped in (False, True)
@@ -217,54 +301,37 @@ EQUALITIES = (
         difference=_fused,
     ),
     *(
-        Equality(
-            component=f"decoder, {name}",
-            reference="transformers",
-            compared="logits of random weights, its own modeling code on our folder",
-            tolerance=1e-4,
-            reason=_SUMS,
-            difference=partial(_decoder, choices=choices),
+        _vs_torch(
+            component=f"attention layer, {what}",
+            compared="outputs with keys padded, torch.nn.MultiheadAttention with the same weights",
+            difference=partial(_attention_layer, cross=cross),
         )
-        for name, choices in (("llama with grouped queries", LLAMA), ("qwen3", QWEN3), ("gpt2", GPT2))
+        for what, cross in (("every position visible", False), ("over a memory", True))
     ),
-    Equality(
-        component="attention layer, every position visible",
-        reference="torch",
-        compared="outputs, torch.nn.MultiheadAttention with the same weights",
-        tolerance=1e-5,
-        reason=_SUMS,
-        difference=_attention_layer,
+    *(
+        _vs_torch(
+            component=f"encoder block, {placement}-norm",
+            compared="outputs with keys padded, torch.nn.TransformerEncoderLayer",
+            difference=partial(_encoder_block, placement=placement),
+        )
+        for placement in ("pre", "post")
     ),
-    Equality(
-        component="encoder, bert",
-        reference="transformers",
-        compared="masked-language-model logits, padding on either side",
-        tolerance=1e-4,
-        reason=_SUMS,
-        difference=_encoder,
+    *(
+        _vs_torch(
+            component=f"decoder block with cross-attention, {placement}-norm",
+            compared="outputs and gradients, memory padded, torch.nn.TransformerDecoderLayer",
+            difference=partial(_decoder_block, placement=placement),
+        )
+        for placement in ("pre", "post")
     ),
-    Equality(
-        component="encoder-decoder, marian",
-        reference="transformers",
-        compared="logits under teacher forcing, padding on either side",
-        tolerance=1e-4,
-        reason=_SUMS,
-        difference=_encoder_decoder,
+    _vs_torch(
+        component="encoder stack",
+        compared="hidden states with padding, torch.nn.TransformerEncoder",
+        difference=_encoder_stack,
     ),
-    Equality(
-        component="attention maps",
-        reference="transformers",
-        compared="weights of every head and layer, output_attentions",
-        tolerance=1e-4,
-        reason=_SUMS,
-        difference=_maps,
-    ),
-    Equality(
-        component="decoder, rows padded on the left",
-        reference="transformers",
-        compared="logits of the real tokens",
-        tolerance=1e-4,
-        reason=_SUMS,
-        difference=_padded,
+    _vs_torch(
+        component="encoder-decoder stack",
+        compared="hidden states, padding on either side, torch.nn.Transformer",
+        difference=_encoder_decoder_stack,
     ),
 )

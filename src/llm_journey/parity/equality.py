@@ -1,6 +1,8 @@
 """What a claim of equality is, and how it is measured."""
 
 import importlib.metadata
+import importlib.util
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from typing import Any, Literal
 from llm_journey.core.errors import JourneyError
 
 Verdict = Literal["equal", "differs", "not measured"]
+# References that may lie here without pip's knowledge (built by hand) -> the module that says its version.
+_MODULES = {"llama-cpp-python": "llama_cpp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,8 @@ class Equality:
 
     reference: the distribution that provides it, as pip knows it. compared: which quantities, on what. tolerance: the
     largest difference allowed, with its reason; 0 means equal bit for bit, or id for id. difference(planted) measures;
-    with `planted` one thing on our side is made wrong first. needs: catalog items that must lie on this machine.
+    with `planted` one thing on our side is made wrong first. needs: catalog items that must lie on this machine. also:
+    further distributions that the reference needs for this.
     """
 
     component: str
@@ -27,6 +32,7 @@ class Equality:
     reason: str
     difference: Callable[[bool], float]
     needs: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,14 @@ class Outcome:
         return "equal" if self.difference <= self.equality.tolerance else "differs"
 
     def describe(self) -> dict[str, Any]:
-        """The row as JSON values."""
+        """The row as JSON values; a difference without a number (NaN, infinite) is null, and its verdict "differs"."""
+        finite = self.difference is not None and math.isfinite(self.difference)
         return {
             "component": self.equality.component,
             "reference": self.equality.reference,
             "version": self.version,
             "compared": self.equality.compared,
-            "difference": self.difference,
+            "difference": self.difference if finite else None,
             "tolerance": self.equality.tolerance,
             "reason": self.equality.reason,
             "verdict": self.verdict,
@@ -63,7 +70,7 @@ class Outcome:
 
 
 def measure(equality: Equality, *, planted: bool = False) -> Outcome:
-    """The difference now, on this machine; a NaN counts as infinitely different.
+    """The difference now, on this machine; a NaN counts as infinitely different, and so does a comparison that fails.
 
     A reference that is not installed, or a catalog item that is not here, makes a row "not measured".
     """
@@ -71,29 +78,39 @@ def measure(equality: Equality, *, planted: bool = False) -> Outcome:
     if note:
         return Outcome(equality, version, None, 0.0, note)
     started = time.perf_counter()
-    found = equality.difference(planted)
-    found = float("inf") if found != found else found
-    return Outcome(equality, version, found, time.perf_counter() - started)
+    try:
+        found = equality.difference(planted)
+    except Exception as error:  # another version of a reference may fail anyhow; the other rows still count
+        found, note = math.inf, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    found = math.inf if math.isnan(found) else found
+    return Outcome(equality, version, found, time.perf_counter() - started, note)
+
+
+def missing_items(equality: Equality) -> list[str]:
+    """The catalog items that a row needs and that are not on this machine. Raises what the catalog raises."""
+    from llm_journey.datasets.catalog import find, locate
+
+    return [name for name in equality.needs if locate(find(name)) is None]
 
 
 def _missing(equality: Equality) -> str:
     """What this row lacks here, with the command that brings it; "" where nothing is missing."""
-    if not _version(equality.reference):
-        return f"{equality.reference} is not installed"
-    from llm_journey.datasets.catalog import find, locate
-
-    for name in equality.needs:
-        try:
-            here = locate(find(name)) is not None
-        except JourneyError as error:
-            return str(error)
-        if not here:
-            return f"{name} is not on this machine; journey models pull {name}"
-    return ""
+    for distribution in (equality.reference, *equality.also):
+        if not _version(distribution):
+            return f"{distribution} is not installed; pip install {distribution}"
+    try:
+        missing = missing_items(equality)
+    except JourneyError as error:
+        return str(error)
+    return f"{missing[0]} is not on this machine; journey parity --pull" if missing else ""
 
 
 def _version(distribution: str) -> str:
+    """The installed version, "" for none."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
+        module = _MODULES.get(distribution)
+    if module is None or importlib.util.find_spec(module) is None:
         return ""
+    return str(getattr(importlib.import_module(module), "__version__", "")) or "unknown"

@@ -1,16 +1,19 @@
-"""What training is made of: losses, gradients, optimizers."""
+"""What training is made of: losses, optimizers, schedules. Gradients of whole models are in families."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from llm_journey.model.loss import linear_cross_entropy, next_token_loss
+from llm_journey.model.loss import linear_cross_entropy
+from llm_journey.parity.differences import largest
 from llm_journey.parity.equality import Equality
-from llm_journey.parity.random_models import LLAMA, opened_by_transformers, plant, random_decoder, random_ids
-from llm_journey.training.optim import Muon, Optimizer, OptimizerConfig
+from llm_journey.parity.random_models import LLAMA, random_decoder
+from llm_journey.training.optim import Muon, Optimizer, OptimizerConfig, clip_gradients
+from llm_journey.training.schedule import ScheduleConfig, learning_rate_factor
 
 
 def _loss(planted: bool) -> float:
@@ -22,38 +25,10 @@ def _loss(planted: bool) -> float:
     targets[0, ::7] = -100
     expected = nn.functional.cross_entropy((hidden @ weight.T)[0], targets[0], label_smoothing=0.1)
     found = linear_cross_entropy(hidden, weight, targets, 0.11 if planted else 0.1, chunk=16)
-    differences = [float((found - expected).detach().abs())]
-    for one, other in zip(_gradients(found, hidden, weight), _gradients(expected, hidden, weight), strict=True):
-        differences.append(float((one - other).abs().max()))
-    return max(differences)
-
-
-def _gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, inputs)
-
-
-def _model_gradients(planted: bool) -> float:
-    """Every gradient of a llama-type model on the next-token loss, relative to the largest of its tensor."""
-    model = random_decoder(**LLAMA)
-    ids_bt = random_ids(2, 33, model.config.vocab_size)
-    with opened_by_transformers(model) as theirs:
-        expected_loss = nn.functional.cross_entropy(
-            theirs(ids_bt[:, :-1]).logits.flatten(0, 1), ids_bt[:, 1:].flatten()
-        )
-        torch.autograd.backward(expected_loss)
-        if planted:
-            plant(model.blocks[1].mlp.up.weight)  # type: ignore[union-attr, arg-type]
-        torch.autograd.backward(next_token_loss(model(ids_bt[:, :-1]), ids_bt[:, 1:]))
-        from llm_journey.checkpoint.families import to_huggingface
-
-        ours = to_huggingface(
-            model.config, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        )
-        worst = 0.0
-        for name, parameter in theirs.named_parameters():
-            scale = max(1.0, float(parameter.grad.abs().max()))
-            worst = max(worst, float((ours[1][name] - parameter.grad).abs().max()) / scale)
-    return worst
+    return largest(
+        [found, *torch.autograd.grad(found, (hidden, weight))],
+        [expected, *torch.autograd.grad(expected, (hidden, weight))],
+    )
 
 
 def _muon(planted: bool) -> float:
@@ -71,7 +46,7 @@ def _muon(planted: bool) -> float:
                 other.grad = one.grad.clone()
             for optimizer in optimizers:
                 optimizer.step()
-    return max(float((one - other).detach().abs().max()) for one, other in zip(ours, theirs, strict=True))
+    return largest(ours, theirs)
 
 
 def _matrices() -> list[nn.Parameter]:
@@ -107,9 +82,35 @@ def _adamw(planted: bool) -> float:
             expected[name].grad = parameter.grad.double()
         ours.step()
         theirs.step()
-    found = {name: parameter.double() for name, parameter in model.named_parameters()}
-    return max(float((found[name] - value).detach().abs().max()) for name, value in expected.items())
+    return largest(list(model.parameters()), list(expected.values()))
 
+
+def _clipping(planted: bool) -> float:
+    """The norm and the clipped gradients of matrices whose joint norm is far over the limit."""
+    ours, theirs = _matrices(), _matrices()
+    for one, other in zip(ours, theirs, strict=True):
+        one.grad, other.grad = one.detach().clone(), one.detach().clone()
+    norm = clip_gradients(ours, 0.51 if planted else 0.5)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+    return largest([norm, *(one.grad for one in ours)], [expected, *(other.grad for other in theirs)])
+
+
+def _cosine_schedule(planted: bool) -> float:
+    """The factor at each of 200 steps with a tenth of warmup."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    make: Any = get_cosine_schedule_with_warmup
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs, expected = make(optimizer, num_warmup_steps=20, num_training_steps=200), []
+    for _ in range(200):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    config = ScheduleConfig(name="cosine", warmup=0.11 if planted else 0.1)
+    return largest([learning_rate_factor(config, step / 200) for step in range(200)], expected)
+
+
+_vs_torch = partial(Equality, reference="torch", tolerance=1e-5)
 
 EQUALITIES = (
     Equality(
@@ -120,28 +121,30 @@ EQUALITIES = (
         reason="a few roundings of a loss of 4 nats",
         difference=_loss,
     ),
-    Equality(
-        component="gradients of a decoder",
-        reference="transformers",
-        compared="every gradient of a llama-type model, next-token loss",
-        tolerance=1e-4,
-        reason="float32 sums taken in another order, relative to the largest gradient of a tensor",
-        difference=_model_gradients,
-    ),
-    Equality(
+    _vs_torch(
         component="Muon",
-        reference="torch",
         compared="weights after 12 steps, torch.optim.Muon",
-        tolerance=1e-5,
         reason="float32 rounding through five Newton-Schulz steps",
         difference=_muon,
     ),
-    Equality(
+    _vs_torch(
         component="AdamW with our decay groups",
-        reference="torch",
         compared="weights after 5 steps, torch.optim.AdamW in float64, a group for each parameter",
-        tolerance=1e-5,
         reason="float32 rounding of the weights",
         difference=_adamw,
+    ),
+    _vs_torch(
+        component="clipping of gradients",
+        compared="norm and clipped gradients, torch.nn.utils.clip_grad_norm_",
+        reason="float32 sums taken in another order; theirs adds 1e-6 to the norm",
+        difference=_clipping,
+    ),
+    Equality(
+        component="cosine schedule with warmup",
+        reference="transformers",
+        compared="factors of 200 steps, get_cosine_schedule_with_warmup",
+        tolerance=1e-12,
+        reason="rounding of float64",
+        difference=_cosine_schedule,
     ),
 )

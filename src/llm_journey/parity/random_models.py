@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.decoder import Decoder
-from llm_journey.model.encoder import Encoder
 from llm_journey.model.encoder_decoder import EncoderDecoder
 from llm_journey.model.kinds import Model, make_model
 
@@ -41,26 +41,20 @@ MARIAN: dict[str, Any] = _POST_NORM | {
 
 def random_decoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> Decoder:
     """A Decoder of random weights, norms around 0.7, in evaluation mode."""
-    model = _random_model(seed, scale, choices)
+    model = random_model(seed, scale, **choices)
     assert isinstance(model, Decoder)
-    return model
-
-
-def random_encoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> Encoder:
-    """An Encoder as BERT has it."""
-    model = _random_model(seed, scale, BERT | choices)
-    assert isinstance(model, Encoder)
     return model
 
 
 def random_encoder_decoder(seed: int = 0, scale: float = 0.2, **choices: Any) -> EncoderDecoder:
     """An EncoderDecoder as Marian has it."""
-    model = _random_model(seed, scale, MARIAN | choices)
+    model = random_model(seed, scale, **MARIAN | choices)
     assert isinstance(model, EncoderDecoder)
     return model
 
 
-def _random_model(seed: int, scale: float, choices: dict[str, Any]) -> Model:
+def random_model(seed: int = 0, scale: float = 0.2, **choices: Any) -> Model:
+    """A model of the kind that `choices` name (a decoder where they name none), every tensor random."""
     sizes = {"vocab_size": 97, "width": 32, "num_layers": 3, "num_heads": 4, "context": 64}
     model = make_model(TransformerConfig(**(sizes | choices))).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -92,9 +86,13 @@ def opened_by_transformers(model: Any, opener: str = "AutoModelForCausalLM", **o
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, transformers shows no progress bars and no warnings."""
+    from transformers import modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     logs: Any = logging
+    loading: Any = modeling_gguf_pytorch_utils  # its bar is its own, and asks nobody
+    bar = loading.tqdm
+    loading.tqdm = partial(bar, disable=True)
     level = logs.get_verbosity()
     logs.set_verbosity_error()
     logs.disable_progress_bar()
@@ -103,6 +101,7 @@ def quiet() -> Iterator[None]:
     finally:
         logs.set_verbosity(level)
         logs.enable_progress_bar()
+        loading.tqdm = bar
 
 
 def plant(parameter: torch.Tensor) -> None:
