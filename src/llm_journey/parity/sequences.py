@@ -15,6 +15,7 @@ from llm_journey.generation import sampling
 from llm_journey.generation.beam import write_targets
 from llm_journey.generation.decode import generate
 from llm_journey.generation.sampling import SamplingConfig
+from llm_journey.model.decoder import Decoder
 from llm_journey.model.encoder_decoder import EncoderDecoder
 from llm_journey.parity.differences import largest, num_differing
 from llm_journey.parity.equality import Equality
@@ -66,9 +67,19 @@ def _all_filters(planted: bool) -> float:
     return largest(sampling.adjust(logits_bv, ids_bt, config).softmax(-1), scores.softmax(-1))
 
 
+def _talkative_decoder(choices: dict[str, Any]) -> Decoder:
+    """A random model that does not say one token for ever: strong matrices, no biases."""
+    model = random_decoder(scale=0.6, **choices)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    return model
+
+
 def _greedy(planted: bool, *, choices: dict[str, Any], penalty: float) -> float:
     """How many of 4 x 32 new tokens differ from transformers' generate, ours through the key-value cache."""
-    model = random_decoder(**choices)
+    model = _talkative_decoder(choices)
     prompts = random_ids(4, 12, model.config.vocab_size)
     with opened_by_transformers(model) as theirs:
         expected = theirs.generate(
