@@ -214,6 +214,26 @@ def test_a_folder_for_transformers_is_certified(shared_home: Path, tmp_path: Pat
         assert (tmp_path / "new" / name).read_bytes() == (source / name).read_bytes()
 
 
+def test_a_folder_whose_tokenizer_forgets_the_begin_token_is_not_left(
+    shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted error: the written tokenizer.json has no post-processor, so transformers begins with the text."""
+    from llm_journey.app import imports
+
+    write = imports.write_model_folder
+
+    def forgetful(source: Path, folder: Path) -> None:
+        write(source, folder)
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text(encoding="utf-8")) | {"post_processor": None}
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    monkeypatch.setattr(imports, "write_model_folder", forgetful)
+    with pytest.raises(JourneyError, match="transformers makes other ids"):
+        export_model("rivers", "hf", tmp_path / "new")
+    assert files_under(tmp_path) == []
+
+
 def test_a_folder_that_is_not_the_model_is_not_left(
     shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,10 +157,11 @@ def _write_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[s
     model = source.model
     write_model_folder(source.path, folder)
     theirs = open_with_transformers(folder)
+    _require_same_ids(model, folder)
     agreement = _compare(model, model.decoder, lambda ids_bt: theirs(ids_bt).logits)
     _require(agreement.largest_logit_difference, LOGIT_BOUND, "the largest logit difference to transformers")
     version = lineage.versions()["transformers"]
-    compared = f"{model.name} in float32 with this folder opened by transformers {version}"
+    compared = f"{model.name} in float32 with this folder opened by transformers {version}, and the ids of each text"
     return "model.safetensors", _findings(compared, agreement, {"largest_logit_difference": LOGIT_BOUND})
 
 
@@ -264,6 +265,23 @@ def _require_same_text(model: LanguageModel, written: Any) -> None:
         same = same and first == second
     if not same:
         raise JourneyError("the tokenizer in the GGUF file gives other ids than the model's own; nothing is written")
+
+
+def _require_same_ids(model: LanguageModel, folder: Path) -> None:
+    """transformers' own tokenizer must make the same ids of a bare text, begin token and all, and the same chat."""
+    import transformers
+
+    from llm_journey.tokenizer.chat_template import render_chat
+
+    opener: Any = transformers.AutoTokenizer
+    peer = opener.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    same = all(peer(text)["input_ids"] == model.prompt_ids(text) for text in _TEXTS)
+    if same and model.tokenizer.chat_template is not None:
+        chat = [{"role": "user", "content": _TEXTS[0]}]
+        rendered = peer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        same = rendered == render_chat(model.tokenizer, chat, add_generation_prompt=True)
+    if not same:
+        raise JourneyError("transformers makes other ids, or another chat, of the same text; nothing is written")
 
 
 def _require(value: float, bound: float, what: str, advice: str = "") -> None:
