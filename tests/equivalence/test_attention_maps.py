@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from random_decoders import BERT, BERT_MASKED, GPT2, LLAMA, QWEN3, random_decoder, random_model
+from random_decoders import BERT, BERT_MASKED, GPT2, LLAMA, MARIAN, QWEN3, random_decoder, random_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from llm_journey.checkpoint.model_folder import save_model
-from llm_journey.inspection.inspection import inspect_ids, readout
+from llm_journey.inspection.inspection import inspect_ids, inspect_pair, readout
 from llm_journey.inspection.recorder import watch
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.encoder import Encoder
+from llm_journey.model.encoder_decoder import EncoderDecoder
 
 # float32 sums taken in another order.
 TOLERANCE = 1e-4
@@ -127,3 +128,35 @@ def test_an_encoder_without_a_head_has_maps_and_no_lens() -> None:
     assert isinstance(model, Encoder)
     found = inspect_ids(model, [1, 2, 3])
     assert found.lens == [] and found.predicted is None and sorted(found.maps) == [0, 1]
+
+
+def test_an_encoder_decoders_three_kinds_of_maps_and_its_lens_equal_transformers(tmp_path: Path) -> None:
+    """Three layers that read, two that write; the target is shorter than the source, so that no map fits another."""
+    model = random_model(scale=0.5, **MARIAN | {"num_layers": 3, "num_decoder_layers": 2})
+    assert isinstance(model, EncoderDecoder)
+    generator = torch.Generator().manual_seed(1)
+    source_bs, target_bt = (torch.randint(67, (1, length), generator=generator) for length in (29, 17))
+    save_model(model, tmp_path / "model")
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", attn_implementation="eager")
+    with torch.inference_mode():
+        shown = theirs(
+            input_ids=source_bs, decoder_input_ids=target_bt, output_attentions=True, output_hidden_states=True
+        )
+    found = inspect_pair(model, source_bs[0].tolist(), target_bt[0].tolist())
+    maps = {"encoder": shown.encoder_attentions, "decoder": shown.decoder_attentions, "cross": shown.cross_attentions}
+    assert [part.name for part in found.parts] == list(maps) and sorted(found.maps) == list(range(3 + 2 + 2))
+    for part in found.parts:
+        for layer, expected in zip(part.layers, maps[part.name], strict=True):
+            torch.testing.assert_close(torch.tensor(found.maps[layer]), expected[0], atol=TOLERANCE, rtol=0)
+    assert found.maps[5].shape == (4, 17, 29)
+    swapped = torch.tensor(found.maps[5][::-1].copy())
+    assert float((swapped - shown.cross_attentions[0][0]).abs().max()) > 30 * TOLERANCE, "heads must not be alike"
+    assert len(found.lens) == len(shown.decoder_hidden_states) == 3
+    for ours, state in zip(found.lens, shown.decoder_hidden_states, strict=True):
+        with torch.inference_mode():
+            probabilities_tv = (theirs.lm_head(state[0]) + theirs.final_logits_bias[0]).softmax(-1)
+        best = probabilities_tv.max(-1).values
+        torch.testing.assert_close(torch.tensor(ours.kept_probabilities[:, 0]), best, atol=TOLERANCE, rtol=0)
+        next_t = probabilities_tv[:-1].gather(1, target_bt[0, 1:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(ours.probability[:-1]), next_t, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(probabilities_tv, shown.logits[0].softmax(-1), atol=TOLERANCE, rtol=0)

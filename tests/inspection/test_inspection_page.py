@@ -78,7 +78,8 @@ def test_the_policy_names_the_one_script_and_the_one_style(shown: Reading) -> No
 def test_the_pages_maps_are_the_weights(shown: Reading) -> None:
     data = data_of(page(shown))
     assert data["cell"] == 1 and data["heads"] == ["head 0", "head 1", "head 2", "head 3", "mean"]
-    for row, layer in enumerate(data["layers"]):  # type: ignore[arg-type, var-annotated]
+    assert data["layers"] == ["0", "1", "2"] and data["spans"] == 3 * [[0, 12, 0, 12]]
+    for row, layer in enumerate(shown.inspection.maps):
         maps = shown.inspection.maps[layer]
         for head, expected in enumerate([*maps, maps.mean(0)]):
             packed = base64.b64decode(data["maps"][row][head])  # type: ignore[index]

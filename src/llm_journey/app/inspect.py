@@ -3,22 +3,34 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llm_journey.app.encoders import encoder_ids
+from llm_journey.app.encoders import Rewriter, encoder_ids
 from llm_journey.app.language_model import LanguageModel, find_model, open_model
+from llm_journey.app.opening import open_any
 from llm_journey.app.runs import has_run
 from llm_journey.core.errors import BadInputError
-from llm_journey.inspection.inspection import Inspection, inspect_ids
+from llm_journey.inspection.inspection import Inspection, inspect_ids, inspect_pair
 from llm_journey.inspection.reading import Reading, spelled
 from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer.marian_pieces import MarianPieces
+from llm_journey.tokenizer.marian_pieces import MarianPieces
 from llm_journey.tokenizer.wordpiece import WordPiece
 
 
-def inspect_model(name_or_path: str, text: str, *, layers: Sequence[int] | None = None) -> Reading:
-    """What the model of that name does with `text`: a decoder, or an encoder. Raises BadInputError where one of them
-    cannot be used."""
-    folder = _encoder_folder(name_or_path)
-    if folder is not None:
-        return _inspect_encoder(name_or_path, folder, text, layers)
+def inspect_model(
+    name_or_path: str, text: str, *, target: str | None = None, layers: Sequence[int] | None = None
+) -> Reading:
+    """What the model of that name does with `text`: a decoder, an encoder, or an encoder-decoder.
+
+    target: what an encoder-decoder is to write for `text` (None: what it finds best itself). Raises BadInputError where
+    one of them cannot be used.
+    """
+    found = _folder_of_kind(name_or_path)
+    if found is not None and found[1] == "encoder_decoder":
+        return _inspect_rewriter(name_or_path, text, target, layers)
+    if target is not None:
+        raise BadInputError(f"a target is for an encoder-decoder; {name_or_path!r} reads one text: leave it out")
+    if found is not None:
+        return _inspect_encoder(name_or_path, found[0], text, layers)
     return open_model(name_or_path).inspect(text, layers=layers)
 
 
@@ -43,8 +55,19 @@ def _inspect_encoder(name: str, folder: Path, text: str, layers: Sequence[int] |
     return _reading(Path(name).name, text, found, _words(tokenizer))
 
 
-def _encoder_folder(name_or_path: str) -> Path | None:
-    """The folder of an encoder by that name on this machine; None for all else, which open_model speaks of."""
+def _inspect_rewriter(name: str, text: str, target: str | None, layers: Sequence[int] | None) -> Reading:
+    model = open_any(name)
+    assert isinstance(model, Rewriter)
+    target_ids = model.best_ids(text) if target is None else model.target_ids(target)
+    found = inspect_pair(model.model, model.ids(text), target_ids, layers=layers)
+    if target is None:
+        target = model.tokenizer.decode(target_ids[1:])
+    return _reading(model.name, text, found, _words(model.tokenizer), target)
+
+
+def _folder_of_kind(name_or_path: str) -> tuple[Path, str] | None:
+    """The folder and kind of a model on this machine that is no decoder; None for all else, which open_model speaks
+    of."""
     from llm_journey.checkpoint.model_folder import CONFIG, load_config
     from llm_journey.datasets.catalog import CATALOG, locate
 
@@ -55,12 +78,13 @@ def _encoder_folder(name_or_path: str) -> Path | None:
         path = locate(CATALOG[name_or_path])
     if path is None or not (path / CONFIG).is_file():
         return None
-    return path if load_config(path).kind == "encoder" else None
+    kind = load_config(path).kind
+    return None if kind == "decoder" else (path, kind)
 
 
-def _words(tokenizer: Tokenizer | WordPiece) -> Callable[[int], str]:
+def _words(tokenizer: Tokenizer | WordPiece | MarianPieces) -> Callable[[int], str]:
     """What spells an id. A model may have more rows than its tokenizer has tokens (padded to a round number)."""
-    if isinstance(tokenizer, WordPiece):
+    if not isinstance(tokenizer, Tokenizer):
         pieces = {token: spelled(piece.encode("utf-8")) for piece, token in tokenizer.vocabulary.items()}
         return lambda token: pieces.get(token, f"⟨id {token}⟩")
 
@@ -71,9 +95,9 @@ def _words(tokenizer: Tokenizer | WordPiece) -> Callable[[int], str]:
     return word
 
 
-def _reading(name: str, text: str, found: Inspection, word: Callable[[int], str]) -> Reading:
-    tokens = tuple(map(word, found.ids.tolist()))
-    return Reading(model=name, text=text, inspection=found, tokens=tokens, word=word, left_out=_left_out(found))
+def _reading(name: str, text: str, found: Inspection, word: Callable[[int], str], target: str | None = None) -> Reading:
+    tokens, notes = tuple(map(word, found.ids.tolist())), _left_out(found)
+    return Reading(model=name, text=text, inspection=found, tokens=tokens, word=word, left_out=notes, target=target)
 
 
 def _left_out(found: Inspection) -> tuple[str, ...]:

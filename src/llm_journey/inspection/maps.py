@@ -27,7 +27,8 @@ class HeadFigures:
 
     entropy: of a query's weights, bits (0: one key gets all). first, previous, itself, following: weight on the text's
     first position, on the one before, on the query's own, on the one behind (0 in a causal model). distance: mean
-    |query - key| in positions. first and previous leave out the query at position 0, which has neither.
+    |query - key| in positions. first and previous leave out the query at position 0, which has neither. Where queries
+    and keys are of two texts, all but entropy and first (over all queries) say nothing: NaN.
     """
 
     entropy: FloatArray
@@ -36,6 +37,12 @@ class HeadFigures:
     itself: FloatArray
     following: FloatArray
     distance: FloatArray
+
+
+def cross_figures(weights_ts: Tensor) -> list[float]:
+    """The values of HeadFigures, in its order, for a map between two texts."""
+    entropy = float(torch.special.entr(weights_ts).sum() / np.log(2)) / weights_ts.shape[0]
+    return [entropy, float(weights_ts[:, 0].mean()), *(4 * [math.nan])]
 
 
 def head_figures(weights_ts: Tensor) -> list[float]:

@@ -42,16 +42,31 @@ def page(reading: Reading, max_cells: int = MAX_CELLS) -> str:
         style=STYLE,
         script=SCRIPT,
         data=_json_block(_data(reading, maps, factor)),
-        tokens=[
-            (text, _surprise_class(facts)) for text, facts in zip(reading.tokens, reading.token_facts(), strict=False)
-        ],
+        texts=_texts(reading),
         sheet=_png_uri(png(overview(maps))),
         scale=_png_uri(png(np.arange(LEVELS + 1, dtype=np.uint8)[None])),
         heads=_head_names(found.num_heads),
         rows=_lens_rows(reading),
         left_out=[*reading.left_out, *_pooling_note(found.cell * factor, factor)],
-        title=label(spelled(" ".join(reading.text[:200].split()).encode("utf-8", "replace")), 70) or "(no text)",
+        title=_title(reading),
     )
+
+
+def _title(reading: Reading) -> str:
+    texts = [reading.text, *([] if reading.target is None else [reading.target])]
+    shown = [label(spelled(" ".join(text[:200].split()).encode("utf-8", "replace")), 70) for text in texts]
+    return " → ".join(text or "(no text)" for text in shown)
+
+
+def _texts(reading: Reading) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, tokens) of each text that is shown; a token is (text, class)."""
+    tokens = [
+        (text, _surprise_class(facts)) for text, facts in zip(reading.tokens, reading.token_facts(), strict=False)
+    ]
+    if reading.target is None:
+        return [("", tokens)]
+    start = reading.inspection.lens_start
+    return [("Source", tokens[:start]), ("Target", tokens[start:])]
 
 
 def framed(reading: Reading) -> str:
@@ -62,7 +77,7 @@ def framed(reading: Reading) -> str:
 
 def _factor(reading: Reading, max_cells: int) -> int:
     found = reading.inspection
-    side = math.ceil(found.length / found.cell)
+    side = math.ceil(max(len(part.queries) for part in found.parts) / found.cell)
     return cell_size(side, len(found.maps) * (found.num_heads + 1), 4 * max_cells)
 
 
@@ -87,18 +102,30 @@ def _data(reading: Reading, maps: list[FloatArray], factor: int) -> dict[str, An
         "causal": found.causal,
         "facts": [_facts_json(facts) for facts in reading.token_facts()],
         "lens": _lens_json(reading),
-        "layers": list(found.maps),
+        "layers": [found.layer_name(layer) for layer in found.maps],
+        "spans": [
+            [part.queries.start, len(part.queries), part.keys.start, len(part.keys)]
+            for part in map(found.part, found.maps)
+        ],
         "heads": _head_names(found.num_heads),
         "figures": [
-            [*([round(float(figure[at, index]), 4) for figure in figures] for index in range(found.num_heads)), None]
+            [*([_rounded(figure[at, index]) for figure in figures] for index in range(found.num_heads)), None]
             for at in found.maps
         ],
         "cell": found.cell * factor,
         "levels": LEVELS,
         "palette": base64.b64encode(palette().tobytes()).decode("ascii"),
         "maps": [[_packed(one) for one in heads] for heads in maps],
-        "start": {"row": list(found.maps).index(layer), "head": head, "token": found.length - 1},
+        "start": {
+            "row": list(found.maps).index(layer),
+            "head": head,
+            "token": found.part(layer).queries.stop - 1,
+        },
     }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 4)
 
 
 def _packed(weights: FloatArray) -> str:
@@ -121,6 +148,7 @@ def _lens_json(reading: Reading) -> dict[str, Any]:
     ids = sorted({int(token) for layer in lens for token in layer.kept_ids[:, 0]})
     number = {token: index for index, token in enumerate(ids)}
     return {
+        "start": reading.inspection.lens_start,
         "labels": reading.lens_labels(),
         "words": [reading.word(token) for token in ids],
         "top": [[number[token] for token in layer.kept_ids[:, 0].tolist()] for layer in lens],
@@ -209,9 +237,12 @@ where the chosen token looks</label>
 <label><input type="radio" name="mode" value="to"> which tokens look at it</label>
 <small>Click a token.</small></fieldset>
 <div class="text">
+{%- for heading, tokens in texts -%}
+{%- if heading %}<p class="soft">{{ heading }}</p>{% endif -%}
 {%- for text, kind in tokens -%}
 <button type="button" class="token {{ kind }}" data-surprise="{{ kind }}">{{ text }}</button>
 {%- if text.endswith("⏎") %}<br>{% endif %}
+{%- endfor -%}
 {%- endfor -%}
 </div>
 <p class="now" id="now" aria-live="polite"></p>
@@ -223,13 +254,13 @@ gives what the model's own kernel gave, to within {{ "%.1e" | format(found.map_e
 <div class="maps">
 <div class="sheet"><div class="grid">
 <ol class="across">{% for name in heads %}<li>{{ name | replace("head ", "") }}</li>{% endfor %}</ol>
-<ol class="down">{% for layer in found.maps %}<li>{{ layer }}</li>{% endfor %}</ol>
+<ol class="down">{% for layer in found.maps %}<li>{{ found.layer_name(layer) }}</li>{% endfor %}</ol>
 <img id="sheet" class="pixels" src="{{ sheet }}" alt="Attention maps of every head, layers from top to bottom">
 <div class="mark" id="mark" hidden></div>
 </div></div>
 <div>
 <fieldset><label>layer <select id="layer">
-{% for layer in found.maps %}<option value="{{ loop.index0 }}">{{ layer }}</option>{% endfor %}
+{% for layer in found.maps %}<option value="{{ loop.index0 }}">{{ found.layer_name(layer) }}</option>{% endfor %}
 </select></label> <label>head <select id="head">
 {% for name in heads %}<option value="{{ loop.index0 }}">{{ name | replace("head ", "") }}</option>{% endfor %}
 </select></label>
@@ -242,7 +273,8 @@ gives what the model's own kernel gave, to within {{ "%.1e" | format(found.map_e
 {% if found.lens %}
 <h2>Logit lens</h2>
 <p class="soft">The model's final norm and head on what each layer leaves behind: what it would predict if it ended
-there. {% if found.causal %}Each column predicts the token after it; a bar at the left marks the right one.
+there. {% if reading.target is not none %}Of the target, which the decoder writes. {% endif -%}
+{% if found.causal %}Each column predicts the token after it; a bar at the left marks the right one.
 {% else %}Each column predicts its own token, which the model sees.{% endif %}
 The stronger the colour, the more probable.</p>
 <fieldset><button type="button" class="step" id="lens-back">‹ earlier</button>

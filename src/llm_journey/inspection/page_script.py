@@ -45,9 +45,10 @@ fieldset { border: 0; padding: 0; margin: 0 0 .35rem; display: flex; flex-wrap: 
 @media (max-width: 60rem) { .maps { grid-template-columns: minmax(0, 1fr); } }
 .sheet { overflow: auto; max-height: 41rem; max-width: min(36rem, 100%); border: 1px solid var(--line);
   border-radius: .4rem; background: var(--card); }
-.sheet .grid { position: relative; display: grid; grid-template-columns: 2.4rem auto; width: max-content; }
+.sheet .grid { position: relative; display: grid; grid-template-columns: minmax(2.4rem, auto) auto;
+  width: max-content; }
 .sheet ol { list-style: none; margin: 0; padding: 4px 0 0; color: var(--soft); font-size: .75rem; }
-.sheet ol.down li { height: 52px; line-height: 48px; text-align: right; padding-right: .45rem; }
+.sheet ol.down li { height: 52px; line-height: 48px; text-align: right; padding: 0 .45rem; white-space: nowrap; }
 .sheet ol.across { grid-column: 2; display: flex; padding: 0 0 0 4px; }
 .sheet ol.across li { width: 52px; text-align: center; padding-right: 4px; }
 .sheet img { display: block; image-rendering: pixelated; cursor: crosshair; }
@@ -78,7 +79,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const find = (id) => document.getElementById(id);
 const number = (value, digits) => value === null ? "–" : value.toFixed(digits);
 const state = { row: data.start.row, head: data.start.head, token: data.start.token, lens: 0, map: null };
-const side = Math.ceil(data.tokens.length / data.cell);
+const size = (length) => Math.ceil(length / data.cell);
 const LENS_COLUMNS = 8;
 
 function label(text, most = 14) {
@@ -103,11 +104,26 @@ async function unpack(base64) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-function weight(query, key) { return (state.map[query * side + key] / data.levels) ** 2; }
+/* Whose queries (rows, downwards) and keys (columns, across) the shown map is about. */
+function spans() {
+  const [queries, down, keys, across] = data.spans[state.row];
+  return { queries: { start: queries, length: down }, keys: { start: keys, length: across },
+    down: size(down), across: size(across) };
+}
 
-function place(cell) {
-  const first = cell * data.cell, last = Math.min(first + data.cell, data.tokens.length) - 1;
-  const words = data.tokens.slice(first, last + 1).map((text) => label(text)).join(" ");
+/* The cell of a span in which a token lies; -1 outside. */
+function cellOf(span, token) {
+  const at = token - span.start;
+  return at >= 0 && at < span.length ? Math.floor(at / data.cell) : -1;
+}
+
+function weight(query, key) {
+  return query < 0 || key < 0 ? 0 : (state.map[query * spans().across + key] / data.levels) ** 2;
+}
+
+function place(span, cell) {
+  const first = cell * data.cell, last = Math.min(first + data.cell, span.length) - 1;
+  const words = data.tokens.slice(span.start + first, span.start + last + 1).map((text) => label(text)).join(" ");
   return "“" + (words.length > 40 ? words.slice(0, 39) + "…" : words) + "” (" +
     (first === last ? first : first + "–" + last) + ")";
 }
@@ -116,12 +132,13 @@ function place(cell) {
 const chips = Array.from(document.querySelectorAll(".token"));
 function colourText() {
   const mode = document.querySelector("input[name=mode]:checked").value;
-  const chosen = Math.floor(state.token / data.cell);
+  const { queries, keys } = spans();
+  const query = cellOf(queries, state.token), key = cellOf(keys, state.token);
   chips.forEach((chip, at) => {
     let kind = "token ";
-    const cell = Math.floor(at / data.cell);
     if (mode === "surprise") kind += chip.dataset.surprise;
-    else if (state.map) kind += "w" + level(mode === "from" ? weight(chosen, cell) : weight(cell, chosen));
+    else if (state.map)
+      kind += "w" + level(mode === "from" ? weight(query, cellOf(keys, at)) : weight(cellOf(queries, at), key));
     chip.className = kind + (at === state.token ? " chosen" : "");
   });
 }
@@ -148,37 +165,40 @@ const colours = (() => {
 let frame = null, picture = null, hovered = null;
 
 function paint() {
-  const labelled = data.cell === 1 && side <= 48, ratio = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth, margin = labelled ? 104 : 44, size = width - margin - 6;
+  const { queries, keys, down, across } = spans(), longest = Math.max(down, across);
+  const labelled = data.cell === 1 && longest <= 48, ratio = window.devicePixelRatio || 1;
+  const width = canvas.clientWidth, margin = labelled ? 104 : 44, unit = (width - margin - 6) / longest;
+  const wide = across * unit, high = down * unit;
   canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round((margin + size + 6) * ratio);
+  canvas.height = Math.round((margin + high + 6) * ratio);
   brush.setTransform(ratio, 0, 0, ratio, 0, 0);
-  frame = { margin, size };
+  frame = { margin, unit };
   brush.fillStyle = "#ffffff";
-  brush.fillRect(0, 0, width, margin + size + 6);
-  if (!picture) return;
-  brush.imageSmoothingEnabled = side > size * ratio;
-  brush.drawImage(picture, margin, margin, size, size);
+  brush.fillRect(0, 0, width, margin + high + 6);
+  if (!picture || picture.width !== across || picture.height !== down) return;
+  brush.imageSmoothingEnabled = unit * ratio < 1;
+  brush.drawImage(picture, margin, margin, wide, high);
   brush.strokeStyle = "#8a8f96";
-  brush.strokeRect(margin, margin, size, size);
-  const unit = size / side;
+  brush.strokeRect(margin, margin, wide, high);
   brush.fillStyle = "#1c2430";
   brush.font = (labelled ? Math.max(8, Math.min(12, unit - 1)) : 11) + "px ui-monospace, 'DejaVu Sans Mono', monospace";
-  const every = labelled ? 1 : 2 ** Math.max(0, Math.ceil(Math.log2(side * 46 / size)));
-  for (let cell = 0; cell < side; cell += every) {
-    const text = labelled ? label(data.tokens[cell]) : String(cell * data.cell), at = margin + (cell + .5) * unit;
+  const every = labelled ? 1 : 2 ** Math.max(0, Math.ceil(Math.log2(46 / unit)));
+  const name = (span, cell) => labelled ? label(data.tokens[span.start + cell]) : String(cell * data.cell);
+  for (let cell = 0; cell < longest; cell += every) {
+    const at = margin + (cell + .5) * unit;
     brush.textAlign = "right"; brush.textBaseline = "middle";
-    brush.fillText(text, margin - 5, at, margin - 8);
+    if (cell < down) brush.fillText(name(queries, cell), margin - 5, at, margin - 8);
+    if (cell >= across) continue;
     brush.save();
     brush.translate(at, margin - 5);
     if (labelled) { brush.rotate(-Math.PI / 2); brush.textAlign = "left"; } else brush.textAlign = "center";
     brush.textBaseline = labelled ? "middle" : "bottom";
-    brush.fillText(text, 0, 0, margin - 8);
+    brush.fillText(name(keys, cell), 0, 0, margin - 8);
     brush.restore();
   }
-  const chosen = Math.floor(state.token / data.cell);
+  const chosen = cellOf(queries, state.token);
   brush.strokeStyle = "#0072b2"; brush.lineWidth = 1.5;
-  brush.strokeRect(margin, margin + chosen * unit - 1, size, unit + 2);
+  if (chosen >= 0) brush.strokeRect(margin, margin + chosen * unit - 1, wide, unit + 2);
   if (hovered) {
     brush.strokeStyle = "#1c2430"; brush.lineWidth = 2;
     brush.strokeRect(margin + hovered.key * unit - 1, margin + hovered.query * unit - 1, unit + 2, unit + 2);
@@ -189,29 +209,34 @@ function paint() {
 function describeMap() {
   const line = find("reading");
   if (hovered && state.map) {
-    line.textContent = place(hovered.query) + " looks at " + place(hovered.key) + " with weight " +
+    const { queries, keys } = spans();
+    line.textContent = place(queries, hovered.query) + " looks at " + place(keys, hovered.key) + " with weight " +
       weight(hovered.query, hovered.key).toFixed(3);
     return;
   }
   const figures = data.figures[state.row][state.head];
   line.textContent = "Layer " + data.layers[state.row] + ", " + data.heads[state.head] + ": " + (figures ?
-    "entropy " + figures[0].toFixed(2) + " bits; on the first token " + Math.round(100 * figures[1]) +
-    "%, on the one before " + Math.round(100 * figures[2]) + "%, on itself " + Math.round(100 * figures[3]) +
-    "%; " + figures[5].toFixed(1) + " positions away on average" : "the mean over the layer's heads");
+    "entropy " + figures[0].toFixed(2) + " bits; on the first token " + Math.round(100 * figures[1]) + "%" +
+    (figures[2] === null ? "" : ", on the one before " + Math.round(100 * figures[2]) + "%, on itself " +
+    Math.round(100 * figures[3]) + "%; " + figures[5].toFixed(1) + " positions away on average") :
+    "the mean over the layer's heads");
 }
 
 async function showMap() {
   const row = state.row, head = state.head;
+  state.map = null;
   const map = await unpack(data.maps[row][head]);
   if (row !== state.row || head !== state.head) return;
   state.map = map;
-  const pixels = new ImageData(side, side);
+  const { down, across } = spans();
+  const pixels = new ImageData(across, down);
   map.forEach((shade, at) => {
     for (let channel = 0; channel < 3; channel++) pixels.data[4 * at + channel] = colours(shade, channel);
     pixels.data[4 * at + 3] = 255;
   });
   picture = document.createElement("canvas");
-  picture.width = picture.height = side;
+  picture.width = across;
+  picture.height = down;
   picture.getContext("2d").putImageData(pixels, 0, 0);
   find("layer").value = row;
   find("head").value = head;
@@ -224,21 +249,22 @@ async function showMap() {
 }
 
 function cellUnder(event) {
-  const unit = frame.size / side, box = canvas.getBoundingClientRect();
-  const key = Math.floor((event.clientX - box.left - frame.margin) / unit);
-  const query = Math.floor((event.clientY - box.top - frame.margin) / unit);
-  return key >= 0 && key < side && query >= 0 && query < side ? { key, query } : null;
+  const { down, across } = spans(), box = canvas.getBoundingClientRect();
+  const key = Math.floor((event.clientX - box.left - frame.margin) / frame.unit);
+  const query = Math.floor((event.clientY - box.top - frame.margin) / frame.unit);
+  return key >= 0 && key < across && query >= 0 && query < down ? { key, query } : null;
 }
 
 /* The logit lens: a window of positions around the chosen token. */
 function showLens() {
   const table = find("lens");
   if (!table) return;
-  const count = data.tokens.length, last = Math.max(0, count - LENS_COLUMNS);
+  const tokens = data.tokens.slice(data.lens.start), count = tokens.length;
+  const last = Math.max(0, count - LENS_COLUMNS);
   state.lens = Math.min(Math.max(0, state.lens), last);
   const places = Array.from({ length: Math.min(LENS_COLUMNS, count) }, (_, index) => state.lens + index);
   const rows = [element("tr")];
-  rows[0].append(element("th", "layer"), ...places.map((at) => element("th", label(data.tokens[at]), "word")));
+  rows[0].append(element("th", "layer"), ...places.map((at) => element("th", label(tokens[at]), "word")));
   data.lens.labels.forEach((name, layer) => {
     const row = element("tr");
     row.append(element("td", name));
@@ -257,7 +283,7 @@ function showLens() {
   if (data.causal) {
     const came = element("tr");
     came.append(element("th", "came"));
-    for (const at of places) came.append(element("th", at + 1 < count ? label(data.tokens[at + 1]) : "", "word"));
+    for (const at of places) came.append(element("th", at + 1 < count ? label(tokens[at + 1]) : "", "word"));
     rows.push(came);
   }
   table.replaceChildren(...rows);
@@ -266,7 +292,8 @@ function showLens() {
 
 function choose(token) {
   state.token = token;
-  if (token < state.lens || token >= state.lens + LENS_COLUMNS) state.lens = token - LENS_COLUMNS + 2;
+  const at = token - data.lens.start;
+  if (at >= 0 && (at < state.lens || at >= state.lens + LENS_COLUMNS)) state.lens = at - LENS_COLUMNS + 2;
   describeToken(); colourText(); paint(); showLens();
   const chip = chips[token], text = chip.parentElement;
   if (chip.offsetTop < text.scrollTop || chip.offsetTop > text.scrollTop + text.clientHeight - 24)
@@ -289,7 +316,7 @@ canvas.addEventListener("click", (event) => {
   const cell = cellUnder(event);
   if (!cell) return;
   document.querySelector("input[name=mode][value=from]").checked = true;
-  choose(Math.min(cell.query * data.cell, data.tokens.length - 1));
+  choose(spans().queries.start + cell.query * data.cell);
 });
 if (find("lens")) {
   find("lens-back").addEventListener("click", () => { state.lens -= LENS_COLUMNS; showLens(); });

@@ -24,7 +24,8 @@ _MOST_PIXELS = 384
 
 
 def write_pictures(reading: Reading, folder: Path) -> list[Path]:
-    """tokens.png and lens.png (where the model predicts tokens), attention.png, attention-layer-00.png and so on."""
+    """tokens.png and lens.png (where the model predicts tokens), attention.png, attention-layer-00.png and so on; of an
+    encoder-decoder attention-encoder-00.png, attention-decoder-00.png, attention-cross-00.png."""
     found = reading.inspection
     written = []
     if found.lens:
@@ -33,9 +34,11 @@ def write_pictures(reading: Reading, folder: Path) -> list[Path]:
             _save(_draw_lens(reading), folder / "lens.png"),
         ]
     written.append(_save(_draw_overview(reading), folder / "attention.png"))
-    digits = max(2, len(str(found.num_layers - 1)))
+    digits = max(2, len(str(max(len(part.layers) for part in found.parts) - 1)))
     for layer in found.maps:
-        written.append(_save(_draw_layer(reading, layer), folder / f"attention-layer-{layer:0{digits}}.png"))
+        part = found.part(layer)
+        name = f"attention-{part.name or 'layer'}-{layer - part.layers.start:0{digits}}.png"
+        written.append(_save(_draw_layer(reading, layer), folder / name))
     return written
 
 
@@ -63,9 +66,9 @@ def _draw_tokens(reading: Reading) -> Any:
 
 def _draw_lens(reading: Reading) -> Any:
     """Rows are layers, columns the last positions; each cell is the likeliest token, darker where it is likelier."""
-    found, labels = reading.inspection, reading.lens_labels()
-    columns = min(found.length, _LENS_COLUMNS)
-    places = range(found.length - columns, found.length)
+    found, labels, tokens = reading.inspection, reading.lens_labels(), reading.lens_tokens
+    columns = min(len(tokens), _LENS_COLUMNS)
+    places = range(len(tokens) - columns, len(tokens))
     probabilities = np.array([layer.kept_probabilities[list(places), 0] for layer in found.lens])
     figure = _figure(1.4 + 1.12 * columns, 1.1 + 0.25 * len(labels))
     axis = figure.subplots()
@@ -78,10 +81,10 @@ def _draw_lens(reading: Reading) -> Any:
             axis.text(column, row, word, ha="center", va="center", fontsize=7.5, color=ink, fontweight=weight)
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylabel("layer", color=_FAINT)
-    axis.set_xticks(range(columns), [_drawable(label(reading.tokens[at])) for at in places], rotation=30, ha="left")
+    axis.set_xticks(range(columns), [_drawable(label(tokens[at])) for at in places], rotation=30, ha="left")
     axis.xaxis.tick_top()
     if found.causal:
-        came = [reading.tokens[at + 1] if at + 1 < found.length else "" for at in places]
+        came = [tokens[at + 1] if at + 1 < len(tokens) else "" for at in places]
         below = axis.secondary_xaxis("bottom")
         below.set_xticks(range(columns), [_drawable(label(text)) for text in came])
         below.set_xlabel("the token that came (bold above: predicted by that layer)", color=_FAINT)
@@ -100,7 +103,7 @@ def _draw_overview(reading: Reading) -> Any:
     axis.imshow(palette()[sheet], interpolation="nearest")
     step, middle = TILE + GAP, GAP + TILE / 2
     axis.set_xticks([middle + step * head for head in range(found.num_heads)], map(str, range(found.num_heads)))
-    axis.set_yticks([middle + step * row for row in range(len(found.maps))], map(str, found.maps))
+    axis.set_yticks([middle + step * row for row in range(len(found.maps))], map(found.layer_name, found.maps))
     axis.xaxis.tick_top()
     axis.set_xlabel("head", color=_FAINT)
     axis.xaxis.set_label_position("top")
@@ -112,29 +115,32 @@ def _draw_overview(reading: Reading) -> Any:
 def _draw_layer(reading: Reading, layer: int) -> Any:
     """One layer's heads, each with its queries downwards and its keys across."""
     found = reading.inspection
-    labelled = found.cell == 1 and found.length <= _MOST_LABELS
+    queries, keys = found.part(layer).queries, found.part(layer).keys
+    longest = max(len(queries), len(keys))
+    labelled = found.cell == 1 and longest <= _MOST_LABELS
     across = min(_HEADS_ACROSS, found.num_heads)
     down = -(-found.num_heads // across)
-    side = max(2.6, min(4.4, 0.9 + 0.16 * found.length)) if labelled else 3.4
+    side = max(2.6, min(4.4, 0.9 + 0.16 * longest)) if labelled else 3.4
     figure = _figure(side * across, side * down + 0.5)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     names = [_drawable(label(text, 12)) for text in reading.tokens] if labelled else []
+    across_names, down_names = names[keys.start : keys.stop], names[queries.start : queries.stop]
     # A long text is pooled to what the picture can show: resampling it there costs seconds a layer.
-    factor = -(-found.attention(layer, 0).shape[0] // _MOST_PIXELS)
+    factor = -(-max(found.attention(layer, 0).shape) // _MOST_PIXELS)
     for head, axis in enumerate(axes):
         if head >= found.num_heads:
             axis.set_visible(False)
             continue
         weights = pooled(found.attention(layer, head), factor)
-        end = weights.shape[0] * found.cell * factor
-        axis.imshow(_colors(weights), interpolation="nearest", extent=None if labelled else (0, end, end, 0))
+        bottom, right = (size * found.cell * factor for size in weights.shape)
+        axis.imshow(_colors(weights), interpolation="nearest", extent=None if labelled else (0, right, bottom, 0))
         if labelled:
-            axis.set_xticks(range(found.length), names, rotation=90)
-            axis.set_yticks(range(found.length), names)
+            axis.set_xticks(range(len(keys)), across_names, rotation=90)
+            axis.set_yticks(range(len(queries)), down_names)
         else:
             axis.locator_params(nbins=4, integer=True)
         _plain(axis, 7.0 if labelled else 8.0)
-        _title(axis, f"layer {layer}, head {head}")
+        _title(axis, f"{'' if found.part(layer).name else 'layer '}{found.layer_name(layer)}, head {head}")
     _scale(figure, axes)
     return figure
 

@@ -66,9 +66,9 @@ def png(picture: Bytes) -> bytes:
 
 
 def _tile(weights: FloatArray) -> Bytes:
-    cells = shades(pooled(weights, -(-weights.shape[0] // TILE)))
-    nearest = np.arange(TILE) * cells.shape[0] // TILE
-    result: Bytes = cells[nearest[:, None], nearest]
+    cells = shades(pooled(weights, -(-max(weights.shape) // TILE)))
+    rows, columns = (np.arange(TILE) * size // TILE for size in cells.shape)
+    result: Bytes = cells[rows[:, None], columns]
     return result
 
 

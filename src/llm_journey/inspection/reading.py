@@ -55,7 +55,8 @@ class LensRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model did while it read `text`. `word` spells the id of any token."""
+    """What a model did while it read `text`. `word` spells the id of any token. target: what an encoder-decoder was to
+    write for it, None for other models."""
 
     model: str
     text: str
@@ -63,19 +64,20 @@ class Reading:
     tokens: tuple[str, ...]
     word: Callable[[int], str]
     left_out: tuple[str, ...] = ()
+    target: str | None = None
 
     def attention(self, layer: int, head: int) -> FloatArray:
         """One head's weights: rows look at columns. Raises BadInputError for a layer or head that is not there."""
         return self.inspection.attention(layer, head)
 
     def token_facts(self) -> list[TokenFacts]:
-        """Each token, and for a decoder the place behind the last one."""
+        """Each token, and for what writes on the place behind the last one."""
         found, shift = self.inspection, int(self.inspection.causal)
         facts = []
         for position in range(found.length + (shift if found.lens else 0)):
             inside = position < found.length
             token = int(found.ids[position]) if inside else None
-            at = position - shift
+            at = position - shift - found.lens_start
             predicted = found.predicted if at >= 0 else None
             facts.append(
                 TokenFacts(
@@ -108,6 +110,11 @@ class Reading:
             rows.append(LensRow(label, bits, float(layer.entropy.mean()), right, as_last))
         return rows
 
+    @property
+    def lens_tokens(self) -> tuple[str, ...]:
+        """The tokens at the lens's positions: all, or an encoder-decoder's target."""
+        return self.tokens[self.inspection.lens_start :]
+
     def lens_labels(self) -> list[str]:
         """Names of the lens's rows: the input of the first layer, then each layer by its number."""
         return ["input", *map(str, range(len(self.inspection.lens) - 1))] if self.inspection.lens else []
@@ -115,13 +122,16 @@ class Reading:
     def figures(self) -> list[tuple[str, str]]:
         """(label, value) rows: the text as a whole."""
         found = self.inspection
-        rows = [("Model", self.model), ("Tokens", f"{found.length:,}")]
+        target = len(self.lens_tokens)
+        tokens = f"{found.length:,}" if self.target is None else f"{found.length - target:,} in, {target:,} out"
+        rows = [("Model", self.model), ("Tokens", tokens)]
         bits = self.bits
         if bits is not None and found.causal:
             rows += [("Bits per token", f"{bits:.3f}"), ("Perplexity", f"{2**bits:,.2f}")]
         if found.predicted is not None:
             rows.append(("Mean entropy", f"{float(found.predicted.entropy.mean()):.3f} bits"))
-        rows.append(("Layers and heads", f"{found.num_layers} × {found.num_heads}"))
+        layers = [f"{part.name} {len(part.layers)}".strip() for part in found.parts]
+        rows.append(("Layers and heads", f"{', '.join(layers)} × {found.num_heads}"))
         return rows
 
     @property
@@ -138,16 +148,19 @@ class Reading:
         weights, left_out = None, list(self.left_out)
         count = sum(maps.size for maps in found.maps.values())
         if count <= MAX_JSON_WEIGHTS:
-            weights = {str(layer): np.round(maps.astype(float), 6).tolist() for layer, maps in found.maps.items()}
+            weights = {
+                found.layer_name(layer): np.round(maps.astype(float), 6).tolist() for layer, maps in found.maps.items()
+            }
         else:
             left_out.append(f"{count:,} attention weights: name a layer (--layer) for its own, or use --html")
         return {
             "model": self.model,
             "text": self.text,
+            **({} if self.target is None else {"target": self.target}),
             "bits_per_token": self.bits,
             "tokens": [_token_json(facts) for facts in self.token_facts()],
             "lens": [
-                {"layer": label, "tokens": [self._lens_json(layer, at) for at in range(found.length)]}
+                {"layer": label, "tokens": [self._lens_json(layer, at) for at in range(len(self.lens_tokens))]}
                 for label, layer in zip(self.lens_labels(), found.lens, strict=True)
             ],
             "heads": self._heads_json(),
@@ -188,11 +201,12 @@ class Reading:
 
     def _heads_json(self) -> list[dict[str, Any]]:
         names = ("entropy", "first", "previous", "itself", "following", "distance")
+        found = self.inspection
         return [
-            {"layer": layer, "head": head}
-            | {name: _number(getattr(self.inspection.heads, name)[layer, head]) for name in names}
-            for layer in self.inspection.maps
-            for head in range(self.inspection.num_heads)
+            {"layer": layer if self.target is None else found.layer_name(layer), "head": head}
+            | {name: _number(getattr(found.heads, name)[layer, head]) for name in names}
+            for layer in found.maps
+            for head in range(found.num_heads)
         ]
 
 

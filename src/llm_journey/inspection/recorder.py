@@ -5,9 +5,12 @@ hooks look at what goes into the first block and comes out of each; all of it is
 head's map exists at a time, so that the memory needed does not grow with the number of layers or heads; what is kept
 is the watcher's business (maps, lens).
 
+In an encoder-decoder the attentions count on: those of the blocks that read, of the blocks that write, and last what
+the latter look up in the source (cross-attention). The residual stream told of is that of the blocks that write.
+
 A map is computed from the queries, keys and mask that the model itself hands to its kernel, and is then checked: the
-map times the values must be what the kernel gave. A map that is not the model's own is never shown. Left out:
-cross-attention, and more than one text at a time.
+map times the values must be what the kernel gave. A map that is not the model's own is never shown. Left out: more
+than one text at a time.
 
 Legend: B batch (one text), T query positions, S key positions, H heads, K key-value heads, E head width, D width.
 """
@@ -38,7 +41,8 @@ class Watcher(Protocol):
         """The residual stream after `layer` blocks; 0 is what goes into the first."""
 
     def on_attention(self, layer: int, head: int, weights_ts: Tensor) -> None:
-        """One head's weights (float32, rows sum to 1, a row that may look nowhere is 0). `layer` counts from 0."""
+        """One head's weights (float32, rows sum to 1, a row that may look nowhere is 0). `layer`: its number among the
+        model's attentions, from 0."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,15 @@ def _recorders(model: nn.Module, watcher: Watcher, layers: frozenset[int] | None
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if not blocks:
         raise BadInputError("this model has no transformer blocks to look into")
-    attentions = [block.attention for layer, block in enumerate(blocks) if layers is None or layer in layers]
+    crossing = [block.cross_attention for block in blocks if block.cross_attention is not None]
+    numbered = dict(enumerate([*(block.attention for block in blocks), *crossing]))
+    wanted = {layer: numbered[layer] for layer in numbered if layers is None or layer in layers}
+    attentions = list(wanted.values())
     originals = [attention.attend for attention in attentions]
-    recorders = [
-        _Recorder(block.attention, layer, watcher)
-        for layer, block in enumerate(blocks)
-        if layers is None or layer in layers
-    ]
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, inputs: watcher.on_residual(0, inputs[0][0]))]
-    hooks += [block.register_forward_hook(_telling(watcher, index + 1)) for index, block in enumerate(blocks)]
+    recorders = [_Recorder(attention, layer, watcher) for layer, attention in wanted.items()]
+    writing = [block for block in blocks if block.cross_attention is not None] or blocks
+    hooks = [writing[0].register_forward_pre_hook(lambda _, inputs: watcher.on_residual(0, inputs[0][0]))]
+    hooks += [block.register_forward_hook(_telling(watcher, index + 1)) for index, block in enumerate(writing)]
     try:
         for attention, recorder in zip(attentions, recorders, strict=True):
             attention.attend = recorder
