@@ -14,14 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_journey.inspection.inspection import inspect_ids
+from llm_journey.inspection.inspection import Inspection, inspect_ids, inspect_pair
 from llm_journey.inspection.recorder import watch
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.encoder import Encoder
 from llm_journey.parity.differences import largest
 from llm_journey.parity.equality import Equality
 from llm_journey.parity.families import FAMILIES, OPENERS
-from llm_journey.parity.random_models import opened_by_transformers, plant, random_ids, random_model
+from llm_journey.parity.random_models import (
+    opened_by_transformers,
+    plant,
+    random_encoder_decoder,
+    random_ids,
+    random_model,
+)
 
 _LENGTH = 29
 # Where transformers keeps the norm before its head.
@@ -58,7 +64,7 @@ def _seen(planted: bool, *, family: str, what: str) -> float:
         if what == "lens":
             norm = attrgetter(_FINAL_NORM[family])(theirs)
             states = [theirs.lm_head(norm(state[0])) for state in shown.hidden_states[:-1]]
-            return _lens(model, ids_bt[0], [*states, shown.logits[0]])
+            return _lens_difference(inspect_ids(model, ids_bt[0].tolist()), ids_bt[0], [*states, shown.logits[0]])
     seen = _Everything()
     watch(model, seen, lambda: model(ids_bt))
     if what == "maps":
@@ -73,9 +79,32 @@ def _seen(planted: bool, *, family: str, what: str) -> float:
     return largest(residuals, [state[0] for state in shown.hidden_states])
 
 
-def _lens(model: Decoder | Encoder, ids_t: Tensor, expected: list[Tensor]) -> float:
+def _pair_seen(planted: bool, *, what: str) -> float:
+    """A source and its target through an encoder-decoder: the maps of all three kinds, or the decoder's lens.
+
+    The planted error changes the sign of a matrix of the encoder, which all of these depend on.
+    """
+    model = random_encoder_decoder()
+    source_bs, target_bt = random_ids(1, _LENGTH, 97), random_ids(1, 19, 97, seed=2)
+    with (
+        opened_by_transformers(model, OPENERS["encoder_decoder"], attn_implementation="eager") as theirs,
+        torch.inference_mode(),
+    ):
+        shown = theirs(
+            input_ids=source_bs, decoder_input_ids=target_bt, output_attentions=True, output_hidden_states=True
+        )
+        states = [theirs.lm_head(state[0]) + theirs.final_logits_bias for state in shown.decoder_hidden_states[:-1]]
+        if planted:
+            model.encoder_blocks[0].mlp.down.weight.neg_()  # type: ignore[union-attr, operator]
+    seen = inspect_pair(model, source_bs[0].tolist(), target_bt[0].tolist())
+    if what == "lens":
+        return _lens_difference(seen, target_bt[0], [*states, shown.logits[0]])
+    expected = [*shown.encoder_attentions, *shown.decoder_attentions, *shown.cross_attentions]
+    return largest(list(seen.maps.values()), [weights[0] for weights in expected])
+
+
+def _lens_difference(found: Inspection, ids_t: Tensor, expected: list[Tensor]) -> float:
     """Per layer: probability of what came next, entropy in bits, and the likeliest token's probability."""
-    found = inspect_ids(model, ids_t.tolist())
     ours: list[Any] = [
         value for row in found.lens for value in (row.probability[:-1], row.entropy, row.kept_probabilities[:, 0])
     ]
@@ -116,5 +145,15 @@ EQUALITIES = (
             difference=partial(_seen, family=family, what="lens"),
         )
         for family in ("gpt2", "llama with grouped queries", "qwen3")
+    ),
+    _vs_transformers(
+        component="attention maps, marian",
+        compared="encoder, decoder and cross-attention weights, output_attentions",
+        difference=partial(_pair_seen, what="maps"),
+    ),
+    _vs_transformers(
+        component="logit lens, marian",
+        compared="probabilities and entropy of every decoder layer, its head on its hidden states",
+        difference=partial(_pair_seen, what="lens"),
     ),
 )
