@@ -9,6 +9,8 @@ from llm_journey.app.recipes import recipe_for_source
 from llm_journey.app.training import pull_source
 from llm_journey.core.config import dump
 from llm_journey.core.errors import BadInputError
+from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer.marian_pieces import MarianPieces, is_marian_pieces
 from llm_journey.tokenizer.wordpiece import WordPiece, is_wordpiece
 from llm_journey.training.observer import Observer
 
@@ -17,7 +19,6 @@ TIKTOKEN_FILE = "ranks.tiktoken"
 
 if TYPE_CHECKING:
     from llm_journey.datasets.show import Samples
-    from llm_journey.tokenizer import Tokenizer
     from llm_journey.training.inputs import Inputs
 
 
@@ -104,13 +105,13 @@ class TokenizerView:
     """A tokenizer to look at, and what its vocabulary report says (empty where it has none)."""
 
     directory: Path
-    tokenizer: "Tokenizer | WordPiece"
+    tokenizer: "Tokenizer | WordPiece | MarianPieces"
     report: dict[str, Any]
 
     def tokens(self, text: str) -> list[tuple[int, str]]:
         """(id, text) of each token of `text`, special ones included; bytes that are no whole character as U+FFFD."""
         tokenizer = self.tokenizer
-        if isinstance(tokenizer, WordPiece):
+        if not isinstance(tokenizer, Tokenizer):
             return [(token, tokenizer.id_to_piece(token)) for token in tokenizer.encode(text)]
         return [(token, tokenizer.id_to_bytes(token).decode("utf-8", "replace")) for token in tokenizer.encode(text)]
 
@@ -154,11 +155,13 @@ class TokenizerView:
         """How text is cut into words."""
         if isinstance(self.tokenizer, WordPiece):
             return f"wordpiece, {'lower case' if self.tokenizer.options.lower_case else 'cased'}"
+        if isinstance(self.tokenizer, MarianPieces):
+            return "sentencepiece, a model for the source and one for the target"
         return self.tokenizer.pattern
 
     @property
     def _chat_template(self) -> str | None:
-        return None if isinstance(self.tokenizer, WordPiece) else self.tokenizer.chat_template
+        return self.tokenizer.chat_template if isinstance(self.tokenizer, Tokenizer) else None
 
 
 def view_tokenizer(name_or_path: str) -> TokenizerView:
@@ -169,15 +172,16 @@ def view_tokenizer(name_or_path: str) -> TokenizerView:
     from llm_journey.tokenizer import io
 
     path = Path(name_or_path).expanduser()
-    if (path.is_file() and path.suffix != GGUF_SUFFIX) or (path.is_dir() and (path / io.TOKENIZER_FILE).is_file()):
-        directory = path
-    else:
-        directory = find_model(name_or_path)
+    is_folder = path.is_dir() and ((path / io.TOKENIZER_FILE).is_file() or is_marian_pieces(path))
+    is_file = path.is_file() and path.suffix != GGUF_SUFFIX
+    directory = path if is_folder or is_file else find_model(name_or_path)
     beside = find_run(name_or_path).directory if has_run(name_or_path) else directory
     report = read_json(beside / VOCABULARY_FILE) if (beside / VOCABULARY_FILE).is_file() else {}
     if directory.suffix == GGUF_SUFFIX:
         from llm_journey.checkpoint.gguf.model import read_tokenizer
 
         return TokenizerView(directory, read_tokenizer(directory), report)
+    if is_marian_pieces(directory):
+        return TokenizerView(directory, MarianPieces.load(directory), report)
     tokenizer = WordPiece.load(directory) if is_wordpiece(directory) else io.load(directory)
     return TokenizerView(directory, tokenizer, report)

@@ -15,11 +15,12 @@ from llm_journey.core.config import validate
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.corruption import MASK_TOKEN, sentinel_tokens
 from llm_journey.tokenizer import Tokenizer
+from llm_journey.tokenizer.marian_pieces import MarianPieces
 from llm_journey.tokenizer.tokenizer import WHITE_SPACE
 from llm_journey.tokenizer.wordpiece import WordPiece
 
 if TYPE_CHECKING:
-    from llm_journey.generation.beam import BeamConfig
+    from llm_journey.generation.beam import BeamConfig, Hypothesis
     from llm_journey.model.encoder import Encoder
     from llm_journey.model.encoder_decoder import EncoderDecoder
 
@@ -48,7 +49,7 @@ class _TextModel:
 
     name: str
     directory: Path
-    tokenizer: Tokenizer | WordPiece
+    tokenizer: Tokenizer | WordPiece | MarianPieces
     defaults: dict[str, Any] = field(default_factory=dict)
 
     does: ClassVar[str] = ""
@@ -161,7 +162,7 @@ class MaskFiller(_TextModel):
         return self.tokenizer.decode([token])
 
 
-def encoder_ids(tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
+def encoder_ids(tokenizer: Tokenizer | WordPiece | MarianPieces, text: str) -> list[int]:
     """The ids of `text` as an encoder reads it, between its begin and end tokens.
 
     Only the mask counts as special, where there is one: no other token can be smuggled into a text.
@@ -169,6 +170,8 @@ def encoder_ids(tokenizer: Tokenizer | WordPiece, text: str) -> list[int]:
     if isinstance(tokenizer, Tokenizer):
         # As in training, where an end token stands between texts; it begins them too.
         return [tokenizer.end_id, *_with_special(tokenizer, text, [MASK_TOKEN]), tokenizer.end_id]
+    if isinstance(tokenizer, MarianPieces):
+        raise BadInputError("a Marian model's tokenizer is for an encoder-decoder; an encoder needs another")
     mask_id = tokenizer.special_tokens.get(MASK_TOKEN)
     first, *others = [text] if mask_id is None else text.split(MASK_TOKEN)
     ids = tokenizer.encode(first, add_special=False)
@@ -196,6 +199,10 @@ def _with_special(tokenizer: Tokenizer, text: str, names: Sequence[str]) -> list
     return ids + tokenizer.encode(last)
 
 
+def _sentinels(tokenizer: Tokenizer) -> tuple[str, ...]:
+    return sentinel_tokens(len(tokenizer.special_tokens))
+
+
 @dataclass(frozen=True)
 class Rewriter(_TextModel):
     """An encoder-decoder with its tokenizer: writes a text for a text."""
@@ -218,9 +225,19 @@ class Rewriter(_TextModel):
 
         Raises BadInputError for a text that is empty or longer than the context, or a setting that is wrong.
         """
+        found = self._search(text, settings or {})
+        decode = self._tokenizer.decode
+        return [Candidate(decode(item.ids), item.log_probability, item.score, item.ended) for item in found]
+
+    def best_ids(self, text: str) -> list[int]:
+        """The ids of the best text for `text`, as `target_ids` gives those of a text, begin token first."""
+        found = [self._pad_id(self._tokenizer), *self._search(text, {})[0].ids]
+        return found[: self.model.config.context]
+
+    def _search(self, text: str, settings: Mapping[str, Any]) -> "Sequence[Hypothesis]":
         from llm_journey.generation.beam import write_targets, wu_penalty
 
-        config, tokenizer = self.beams(settings or {}), self._tokenizer
+        config, tokenizer = self.beams(settings), self._tokenizer
         if not text:
             raise BadInputError("the text is empty: give at least one character")
         end_id, pad_id = tokenizer.end_id, self._pad_id(tokenizer)
@@ -235,17 +252,26 @@ class Rewriter(_TextModel):
             num_beams=config.num_beams,
             penalty=wu_penalty(config.length_penalty),
             early_stopping=config.early_stopping,
+            never=() if pad_id == end_id else (pad_id,),
         )
-        return [Candidate(tokenizer.decode(item.ids), item.log_probability, item.score, item.ended) for item in found]
+        return found
 
     def ids(self, text: str) -> list[int]:
         """The ids of `text` as the encoder reads them, the end token behind it."""
         tokenizer = self._tokenizer
-        sentinels = sentinel_tokens(len(tokenizer.special_tokens))
-        return [*_with_special(tokenizer, text, sentinels), tokenizer.end_id]
+        if isinstance(tokenizer, MarianPieces):
+            return [*tokenizer.encode(text), tokenizer.end_id]
+        return [*_with_special(tokenizer, text, _sentinels(tokenizer)), tokenizer.end_id]
+
+    def target_ids(self, text: str) -> list[int]:
+        """The ids of `text` as the decoder reads what it has written, the begin token before them."""
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, MarianPieces):
+            return [tokenizer.padding_id, *tokenizer.encode_target(text)]
+        return [self._pad_id(tokenizer), *_with_special(tokenizer, text, _sentinels(tokenizer))]
 
     @property
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self) -> Tokenizer | MarianPieces:
         if isinstance(self.tokenizer, WordPiece):
             raise BadInputError(f"{self.directory}: a WordPiece tokenizer, which cannot give text back")
         return self.tokenizer
@@ -257,7 +283,9 @@ class Rewriter(_TextModel):
         return validate(BeamConfig, {**self.defaults, **settings}, "beam settings")
 
     @staticmethod
-    def _pad_id(tokenizer: Tokenizer) -> int:
+    def _pad_id(tokenizer: Tokenizer | MarianPieces) -> int:
         """What fills a row; it begins a target too, as in Marian's models. Ours use the end token for both."""
+        if isinstance(tokenizer, MarianPieces):
+            return tokenizer.padding_id
         padding = tokenizer.roles.padding
         return tokenizer.end_id if padding is None else tokenizer.special_tokens[padding]

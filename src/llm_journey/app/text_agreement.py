@@ -4,6 +4,7 @@ The folder is opened twice, by us and by transformers, and both get the same tex
 encoder-decoder writes an answer to each (greedily; what it says need not make sense, only be the same).
 """
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from llm_journey.checkpoint.model_folder import load_config, load_tokenizer
 from llm_journey.checkpoint.verify import open_with_transformers
 from llm_journey.core.errors import JourneyError
 from llm_journey.datasets.corruption import MASK_TOKEN
+from llm_journey.tokenizer.marian_pieces import MarianPieces
 
 _NEW_TOKENS = 32
 
@@ -34,6 +36,10 @@ def text_agreement(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
     ours = open_any(str(folder))
     if not isinstance(ours, MaskFiller | Rewriter):
         return {}
+    if isinstance(tokenizer, MarianPieces) and importlib.util.find_spec("sentencepiece") is None:
+        return {
+            "notes": ["the text side is not compared: sentencepiece is missing (pip install 'llm-journey[marian]')"]
+        }
     peer = _Peer(folder)
     same_ids = same_answers = count = 0
     for text in _fitting(ours, texts):

@@ -29,11 +29,13 @@ from llm_journey.model.encoder_decoder import EncoderDecoder
 from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
+from llm_journey.tokenizer.marian_pieces import MarianPieces, is_marian_pieces
 from llm_journey.tokenizer.wordpiece import WordPiece, is_wordpiece
 
 CONFIG, WEIGHTS, GENERATION, CARD = "config.json", "model.safetensors", "generation_config.json", "README.md"
 OWN_TYPE = "llm_journey"
 _OWN_KEYS = frozenset({"model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"})
+AnyTokenizer = Tokenizer | WordPiece | MarianPieces
 AnyModel = TypeVar("AnyModel", Decoder, Encoder, EncoderDecoder)
 
 
@@ -87,7 +89,7 @@ def write_model_files(
         write_text(directory / CARD, card)
 
 
-def load_model(directory: Path) -> tuple[Model, Tokenizer | WordPiece | None]:
+def load_model(directory: Path) -> tuple[Model, AnyTokenizer | None]:
     """The model (float32, in evaluation mode) and the tokenizer of a folder, ours or a Hugging Face one, of any kind.
 
     Raises BadInputError naming the file and what is wrong with it.
@@ -102,8 +104,10 @@ def load_decoder(directory: Path) -> tuple[Decoder, Tokenizer | None]:
     _check_kind(directory, "decoder", "generates text")
     model, tokenizer = load_model(directory)
     assert isinstance(model, Decoder)
-    if isinstance(tokenizer, WordPiece):
-        raise BadInputError(f"{directory}: a WordPiece tokenizer, which cannot give text back; a decoder needs BPE")
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        raise BadInputError(
+            f"{directory}: a tokenizer of another kind ({type(tokenizer).__name__}); a decoder needs BPE"
+        )
     return model, tokenizer
 
 
@@ -112,10 +116,12 @@ def load_encoder(directory: Path) -> tuple[Encoder, Tokenizer | WordPiece | None
     _check_kind(directory, "encoder", "embeds texts")
     model, tokenizer = load_model(directory)
     assert isinstance(model, Encoder)
+    if isinstance(tokenizer, MarianPieces):
+        raise BadInputError(f"{directory}: a Marian model's tokenizer beside an encoder; they do not belong together")
     return model, tokenizer
 
 
-def load_encoder_decoder(directory: Path) -> tuple[EncoderDecoder, Tokenizer | WordPiece | None]:
+def load_encoder_decoder(directory: Path) -> tuple[EncoderDecoder, AnyTokenizer | None]:
     """`load_model` for what turns one text into another. BadInputError for a model of another kind."""
     _check_kind(directory, "encoder_decoder", "turns one text into another")
     model, tokenizer = load_model(directory)
@@ -123,14 +129,16 @@ def load_encoder_decoder(directory: Path) -> tuple[EncoderDecoder, Tokenizer | W
     return model, tokenizer
 
 
-def load_tokenizer(directory: Path) -> Tokenizer | WordPiece | None:
-    """The tokenizer of a folder: byte-level BPE, or WordPiece; None where there is no tokenizer.json."""
+def load_tokenizer(directory: Path) -> AnyTokenizer | None:
+    """The tokenizer of a folder: tokenizer.json (byte-level BPE or WordPiece), or Marian's own files; None without."""
+    if is_marian_pieces(directory):
+        return MarianPieces.load(directory)
     if not (directory / tokenizer_io.TOKENIZER_FILE).is_file():
         return None
     return WordPiece.load(directory) if is_wordpiece(directory) else tokenizer_io.load(directory)
 
 
-def load_fitting_tokenizer(directory: Path, config: TransformerConfig) -> Tokenizer | WordPiece | None:
+def load_fitting_tokenizer(directory: Path, config: TransformerConfig) -> AnyTokenizer | None:
     """`load_tokenizer`; BadInputError where it has more ids than the model embeds."""
     tokenizer = load_tokenizer(directory)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:

@@ -168,9 +168,11 @@ def write_targets(
     num_beams: int = 4,
     penalty: Penalty | None = None,
     early_stopping: bool = False,
+    never: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
     """What an encoder-decoder writes for each source: see `beam_search`. All sources are searched for at once.
 
+    never: ids that no sequence holds (Marian's padding, whose logit was never trained: transformers' `bad_words_ids`).
     Dropout is off meanwhile. Raises BadInputError for an empty source, and for a source or a max_length that the
     model's context does not hold (naming both numbers).
     """
@@ -189,7 +191,7 @@ def write_targets(
     model.eval()
     try:
         return beam_search(
-            _CachedStep(model, source, mask, num_beams, max_length),
+            _CachedStep(model, source, mask, num_beams, max_length, never),
             begin_id=begin_id,
             end_id=end_id,
             max_length=max_length,
@@ -207,9 +209,15 @@ class _CachedStep:
     """A Step of an encoder-decoder: the source is read once, and of the target the newest token alone."""
 
     def __init__(
-        self, model: EncoderDecoder, source_bs: Tensor, mask_bs: Tensor, num_beams: int, max_length: int
+        self,
+        model: EncoderDecoder,
+        source_bs: Tensor,
+        mask_bs: Tensor,
+        num_beams: int,
+        max_length: int,
+        never: Sequence[int],
     ) -> None:
-        self._model = model
+        self._model, self._never = model, list(never)
         memory_bsd = model.encode(source_bs, mask_bs)
         self._mask_ns = mask_bs.repeat_interleave(num_beams, dim=0)
         self._memory = [
@@ -230,4 +238,6 @@ class _CachedStep:
         hidden_ntd = self._model.decode(
             ids_nt[:, -1:], self._memory, source_padding_mask_bs=self._mask_ns, cache=self._cache
         )
-        return self._model.logits(hidden_ntd[:, -1]).float().log_softmax(-1)
+        log_probabilities_nv = self._model.logits(hidden_ntd[:, -1]).float().log_softmax(-1)
+        log_probabilities_nv[:, self._never] = -math.inf
+        return log_probabilities_nv
