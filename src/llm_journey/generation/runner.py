@@ -25,7 +25,16 @@ from llm_journey.model.mlp import ACTIVATIONS
 from llm_journey.model.norms import RMSNorm
 from llm_journey.model.positions import apply_rotary
 from llm_journey.quantization.formats import quantize_int4, quantize_int8
-from llm_journey.quantization.products import DenseProduct, Int4Product, Int8Product, Product
+from llm_journey.quantization.layers import QuantizedEmbedding, QuantizedLinear
+from llm_journey.quantization.products import (
+    DenseProduct,
+    Int4Product,
+    Int8Product,
+    JoinedProduct,
+    Product,
+    make_product,
+)
+from llm_journey.quantization.scheme import joined
 
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 
@@ -70,7 +79,10 @@ class _Rows:
 
 
 class Runner:
-    """A decoder's weights in the form `weights`. The decoder itself is not changed, and may be let go of."""
+    """A decoder's weights in the form `weights`. The decoder itself is not changed, and may be let go of.
+
+    A quantized decoder's matrices keep their own codes, whatever `weights` says.
+    """
 
     def __init__(self, decoder: Decoder, weights: WeightFormat = "float32") -> None:
         self.config, self.weights = decoder.config, weights
@@ -78,11 +90,7 @@ class Runner:
         self._decoder_embedded, self._rotary = decoder._embedded, decoder._rotary
         self._layers = [self._layer(block) for block in decoder.blocks if isinstance(block, Block)]
         self._norm = _norm(decoder.norm)
-        self._head = (
-            Int8Product(quantize_int8(decoder.head_weight))
-            if weights == "int4"
-            else self._product(decoder.head_weight, None)
-        )
+        self._head = self._head_product(decoder)
         self._gated = self.config.mlp == "swiglu"
         self._activation = ACTIVATIONS[self.config.mlp]
 
@@ -194,12 +202,23 @@ class Runner:
 
     def _joined(self, *layers: object) -> Product:
         """Several linear layers of one input as one product."""
+        quantized = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+        if len(quantized) == len(layers):
+            return _joined_codes(quantized)
         linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
         if len(linears) != len(layers):
             raise BadInputError("the model's linear layers are not plain ones: take its adapters off, or merge them")
         biases: list[Tensor] = [layer.bias for layer in linears if layer.bias is not None]
         bias = torch.cat(biases) if biases else None
         return self._product(torch.cat([layer.weight for layer in linears]), bias)
+
+    def _head_product(self, decoder: Decoder) -> Product:
+        layer: nn.Module = decoder.embed if decoder.head is None else decoder.head
+        if isinstance(layer, QuantizedEmbedding | QuantizedLinear):
+            return make_product(layer.quantized)
+        if self.weights == "int4":
+            return Int8Product(quantize_int8(decoder.head_weight))
+        return self._product(decoder.head_weight, None)
 
     def _product(self, weight_mk: Tensor, bias_m: Tensor | None) -> Product:
         match self.weights:
@@ -211,6 +230,15 @@ class Runner:
                 return DenseProduct(weight_mk, bias_m, torch.bfloat16)
             case _:
                 return DenseProduct(weight_mk, bias_m)
+
+
+def _joined_codes(layers: Sequence[QuantizedLinear]) -> Product:
+    """The layers' own codes, as one product where their format can be joined."""
+    weights, biases = [layer.quantized for layer in layers], [layer.bias for layer in layers if layer.bias is not None]
+    weight = joined(weights)
+    if weight is None:
+        return JoinedProduct([make_product(layer.quantized, layer.bias) for layer in layers])
+    return make_product(weight, torch.cat(biases) if biases else None)
 
 
 def _attend(q_nhe: Tensor, k_1kse: Tensor, v_1kse: Tensor, mask: Tensor | None) -> Tensor:

@@ -78,7 +78,7 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
-        return self.embed.weight.device
+        return next(self.parameters()).device  # of any: a quantized embedding has a weight only when it is asked for
 
     def _check_context(self, stop: int) -> None:
         if stop > self.config.context:
