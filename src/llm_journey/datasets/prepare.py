@@ -32,6 +32,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from llm_journey.core import files
 from llm_journey.core.config import STRICT, dump
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.locks import one_at_a_time
 from llm_journey.text.cleaning import clean
 from llm_journey.text.deduplication import DuplicateIndex, ExactIndex, MinHashIndex, content_hash
 from llm_journey.text.quality import QualityConfig, judge, rule_of
@@ -123,12 +124,18 @@ class PreparationReport:
 
 
 def prepare_documents(
-    config: DataConfig, directory: Path, *, resolve: Resolve, on_progress: Progress | None = None
+    config: DataConfig,
+    directory: Path,
+    *,
+    resolve: Resolve,
+    on_progress: Progress | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> PreparationReport:
     """Fill `directory` with the prepared corpus, or find there that this very preparation was done before.
 
     `resolve` turns a catalog name or a path into a local path (a glob is taken as it is). `on_progress` gets the
-    numbers of documents read and kept so far. Raises BadInputError for a source that is missing, empty or wholly
+    numbers of documents read and kept so far; `on_wait` is called where another process prepares this folder right now:
+    it is waited for, and its work is used. Raises BadInputError for a source that is missing, empty or wholly
     filtered out, JourneyError where the folder cannot be written; neither leaves anything half-written.
     """
     started = time.monotonic()
@@ -142,11 +149,14 @@ def prepare_documents(
         return reused
     problems.clear()
     try:
-        with files.new_directory(directory) as folder:
-            stage = _select(config, source, folder, problems, on_progress)
-            notices = _split(config, stage, folder)
-            report = stage.report(config, problems, notices, time.monotonic() - started)
-            _write_record(folder, config, fingerprint, report)
+        with one_at_a_time(directory, on_wait):
+            if reused := _earlier(directory, fingerprint):
+                return reused
+            with files.new_directory(directory) as folder:
+                stage = _select(config, source, folder, problems, on_progress)
+                notices = _split(config, stage, folder)
+                report = stage.report(config, problems, notices, time.monotonic() - started)
+                _write_record(folder, config, fingerprint, report)
     except OSError as error:
         raise JourneyError(
             f"{directory}: the prepared corpus cannot be written ({error.strerror or error}); "

@@ -11,10 +11,11 @@ run over the edge of one. The index is removed first and written last: a split e
 Raw numbers and JSON only; nothing here can run code when it is opened.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -244,6 +245,23 @@ class TokenShards:
         if not 0 <= number < self.num_documents:
             raise IndexError(f"document {number} lies outside the {self.num_documents} of {self.split}")
         return self.read(int(self._offsets[number]), int(self._offsets[number + 1]))
+
+    def holding(self, documents: Sequence[Int64Array], num_bytes: int) -> Self:
+        """A split of other documents (end tokens included, `num_bytes` of text), in memory; nothing is written."""
+        tokens = np.concatenate(documents).astype(self._shards[0].dtype)
+        offsets = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in (tokens, offsets)]
+        return replace(
+            self,
+            num_tokens=len(tokens),
+            num_documents=len(documents),
+            num_bytes=num_bytes,
+            fingerprint=files.sha256_json([self.fingerprint, *digests]),
+            document_starts=offsets[:-1],
+            _offsets=offsets,
+            _shards=(tokens,),
+            _shard_tokens=len(tokens),
+        )
 
     def document_lengths(self) -> Int64Array:
         """Tokens in each document, end tokens included: int64 (num_documents,)."""

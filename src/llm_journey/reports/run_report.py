@@ -205,9 +205,23 @@ def _training_section(run: Run) -> Section:
         blocks.append(_picture(shares, "Share of right answers on held-out data by step"))
     if run.validation:
         blocks.append(_validation_table(run))
+        blocks += _sample_note(run)
     elif run.training:
         blocks.append(Note("The run ended before its first validation."))
     return Section("training", "Training", blocks)
+
+
+def _sample_note(run: Run) -> list[Block]:
+    """What is to be known where validations read a part of the held-out text."""
+    last = run.validation[-1]
+    share, tokens = last.get("validation_share"), last.get("validation_tokens")
+    if not is_number(share) or not is_number(tokens):
+        return []
+    text = (
+        f"Validations read {share:.1%} of the held-out tokens ({tokens:,.0f}), in whole documents drawn once; "
+        "training.validation_tokens sets how many. Baselines read all of the held-out text."
+    )
+    return [Note(text)]
 
 
 def _validation_table(run: Run) -> Table:

@@ -15,6 +15,7 @@ from typing import Any
 from llm_journey.core import config as configuration
 from llm_journey.core import files
 from llm_journey.core.errors import BadInputError
+from llm_journey.core.locks import one_at_a_time
 from llm_journey.core.paths import cache_dir
 from llm_journey.datasets.catalog import resolve as resolve_source
 from llm_journey.datasets.corruption import MASK_TOKEN, SENTINEL_PREFIX
@@ -32,6 +33,7 @@ from llm_journey.training.tasks import DEFAULT_PAIRS, find_task
 
 VOCABULARY_FILE = "vocabulary.json"
 _PROBLEMS_SHOWN = 5
+_WAITING = "another process prepares the same data; waiting for it, its work will be used"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ def prepare_inputs(
     prepared = cache_dir() / "prepared" / files.sha256_json(configuration.dump(recipe.data))[:16]
     observer.stage("preparing the text")
     preparation = prepare_documents(
-        recipe.data, prepared, resolve=resolve, on_progress=lambda read, _: observer.progress(read, None, "documents")
+        recipe.data,
+        prepared,
+        resolve=resolve,
+        on_progress=lambda read, _: observer.progress(read, None, "documents"),
+        on_wait=lambda: observer.message(_WAITING),
     )
     for notice in preparation.notices:
         observer.message(notice)
@@ -94,7 +100,9 @@ def prepare_inputs(
     key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
     directory = prepared.with_name(f"{prepared.name}-{key[:16]}")
     if not directory.is_dir():
-        _make(recipe, prepared, directory, observer)
+        with one_at_a_time(directory, lambda: observer.message(_WAITING)):
+            if not directory.is_dir():
+                _make(recipe, prepared, directory, observer)
     tokenizer = _framed(tokenizer_io.load(directory), recipe.objective)
     if tokenizer.vocab_size < recipe.tokenizer.vocab_size:
         observer.message(
@@ -145,16 +153,10 @@ def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:
     key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
     directory = cache_dir() / "prepared" / f"{name}-{key[:16]}"
     if not directory.is_dir():
-        observer.stage("preparing pairs")
-        made = make()
-        texts = [text for pair in made["train"] for text in pair]
-        with files.new_directory(directory) as folder:
-            tokenizer = train_tokenizer(iter(texts), recipe.tokenizer)
-            tokenizer_io.save(tokenizer, folder)
-            for split, pairs in made.items():
-                _write(tokenizer, (text for text, _ in pairs), folder, split)
-                _write(tokenizer, (text for _, text in pairs), folder, f"{split}-targets")
-            files.write_json(folder / VOCABULARY_FILE, vocabulary_report(tokenizer, iter(texts)).to_json())
+        with one_at_a_time(directory, lambda: observer.message(_WAITING)):
+            if not directory.is_dir():
+                observer.stage("preparing pairs")
+                _make_pairs(recipe, make(), directory)
     train, validation = _open(directory, "train"), _open(directory, "validation")
     return Inputs(
         tokenizer=_framed(tokenizer_io.load(directory), recipe.objective),
@@ -179,6 +181,17 @@ def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:
         train_targets=_open(directory, "train-targets"),
         validation_targets=_open(directory, "validation-targets"),
     )
+
+
+def _make_pairs(recipe: Recipe, made: Mapping[str, Pairs], directory: Path) -> None:
+    texts = [text for pair in made["train"] for text in pair]
+    with files.new_directory(directory) as folder:
+        tokenizer = train_tokenizer(iter(texts), recipe.tokenizer)
+        tokenizer_io.save(tokenizer, folder)
+        for split, pairs in made.items():
+            _write(tokenizer, (text for text, _ in pairs), folder, split)
+            _write(tokenizer, (text for _, text in pairs), folder, f"{split}-targets")
+        files.write_json(folder / VOCABULARY_FILE, vocabulary_report(tokenizer, iter(texts)).to_json())
 
 
 def _pair_source(data: DataConfig) -> tuple[str, str, dict[str, Any], Callable[[], Mapping[str, Pairs]]]:

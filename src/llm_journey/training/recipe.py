@@ -41,9 +41,10 @@ class TrainingConfig:
     fit on the disk; data.source then gives the tokenizer and the validation text. The budget is `steps`, `tokens` or
     `seconds` of training (validating, sampling and saving not counted); the first that is used up ends the run.
     `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its end. early_stopping: end
-    after so many validations in a row that bring no better loss, with the best model. precision "auto" is bf16 where
-    the GPU or the processor computes in it, else fp32. corruption_rate: the share of the tokens that objective masked
-    hides and objective span cuts out.
+    after so many validations in a row that bring no better loss, with the best model. validation_tokens: of more
+    held-out text than this, validations read a sample of its documents, the same each time (null: all). precision
+    "auto" is bf16 where the GPU or the processor computes in it, else fp32. corruption_rate: the share of the tokens
+    that objective masked hides and objective span cuts out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -65,6 +66,7 @@ class TrainingConfig:
     validations: int = 4
     checkpoints: int = 4
     keep_checkpoints: int = 2
+    validation_tokens: int | None = 1_000_000
     early_stopping: int | None = None
     trackers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = ("jsonl",)
     sample_prompts: tuple[str, ...] = ()
@@ -86,6 +88,8 @@ class TrainingConfig:
             raise ValueError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}")
         if not 0 < self.corruption_rate < 1:
             raise ValueError(f"corruption_rate must lie between 0 and 1, not {self.corruption_rate}")
+        if self.validation_tokens is not None and self.validation_tokens < 1:
+            raise ValueError(f"validation_tokens must be at least 1, or null for all, not {self.validation_tokens}")
         if self.early_stopping is not None and self.early_stopping < 1:
             raise ValueError("early_stopping must be at least 1 validation, or null")
 

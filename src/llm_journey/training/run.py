@@ -36,6 +36,7 @@ from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
 from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
+from llm_journey.training.validate import sample_held_out
 
 # Writes a text that begins with a prompt: (model, tokenizer, prompt) -> text. Generation is handed in, not imported.
 Sampler = Callable[[Model, Tokenizer, str], str]
@@ -110,12 +111,19 @@ class _Run:
         judge: Judge | None,
     ) -> None:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
+        self.held_out = sample_held_out(inputs, recipe.training.validation_tokens)
         self.observer, self.sampler, self.judge = observer, sampler, judge
         self.objective = OBJECTIVES[recipe.objective]
         device = pick_device(recipe.training.device)
         precision = Precision(_precision_name(recipe, folder, device), device)
         if not precision.native:
             observer.message(f"this processor does not compute in {precision.name}: expect it many times slower")
+        if self.held_out.share < 1:
+            read, there = self.held_out.inputs.validation.num_tokens, inputs.validation.num_tokens
+            observer.message(
+                f"validations read {read:,} of {there:,} held-out tokens ({self.held_out.share:.1%}), always the same; "
+                "training.validation_tokens sets how many"
+            )
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)
         self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
@@ -290,13 +298,15 @@ class _Run:
             self.observer.progress(position.step, config.steps, "steps")
 
     def _validate(self) -> None:
-        figures = self.objective.figures(self.recipe, self.trainer.model, self.inputs)
+        seen = self.held_out.inputs
+        figures = self.objective.figures(self.recipe, self.trainer.model, seen)
         if self.judge is not None:
-            figures |= self.judge(self.trainer.model, self.inputs)
+            figures |= self.judge(self.trainer.model, seen)
         improved = self.early_stopping.update(figures["validation_loss"])
         if improved and self.early_stopping.patience is not None:
             save_model(self.trainer.model, self.folder.directory / BEST, tokenizer=self.inputs.tokenizer)
         position = self.trainer.position
+        figures |= self.held_out.figures
         row = {"tokens": position.tokens, "seconds": position.seconds, **figures}
         self.trackers.log(position.step, row)
         self.observer.validation({"step": position.step, **row})
