@@ -13,6 +13,7 @@ from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation.sampling import (
     SamplingConfig,
     adjust,
+    draw,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -129,6 +130,23 @@ def test_a_penalty_lowers_what_was_said_whatever_its_sign() -> None:
     assert penalised_bv.tolist() == [[1.0, -4.0, 2.0, -2.0]]
 
 
+def test_penalties_of_counts_are_openais_formula_over_the_answer_alone() -> None:
+    ids_bt = torch.tensor([[4, 4, 0, 1, 1, 1]])  # a prompt of two, then the answer
+    config = SamplingConfig(temperature=0, frequency_penalty=0.5, presence_penalty=0.25)
+    adjusted_bv = adjust(torch.zeros(1, 5), ids_bt, config, prompt_length=2)
+    assert adjusted_bv.tolist() == [[-0.75, -1.75, 0.0, 0.0, 0.0]]
+    assert adjust(torch.zeros(1, 5), ids_bt, config)[0, 4] == -1.25  # without a prompt all of it is answer
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.0, 1e-30, 0.1, 0.7]), min_size=1, max_size=9), st.integers(0, 5))
+def test_a_draw_never_falls_on_a_share_of_nothing(shares: list[float], seed: int) -> None:
+    shares_bv = torch.tensor([shares]).expand(50, -1)
+    if sum(shares) > 0:
+        drawn = draw(shares_bv, torch.Generator().manual_seed(seed))
+        assert bool((shares_bv.gather(1, drawn[:, None]) > 0).all())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_logits_of_a_diverged_model_are_an_error_of_ours(value: float) -> None:
     with pytest.raises(JourneyError, match="logits are not finite"):
@@ -148,6 +166,14 @@ def test_logits_of_a_diverged_model_are_an_error_of_ours(value: float) -> None:
         ({"repetition_penalty": 0}, "repetition_penalty must be from 0.1 to 10"),
         ({"seed": -1}, "seed must be from 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"typical_p": 0}, "typical_p must be above 0"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty must be from -2 to 2"),
+        ({"presence_penalty": -3}, "presence_penalty must be from -2 to 2"),
+        ({"stop": ["a", ""]}, "each text of stop must have from 1 to 1000 characters"),
+        ({"stop": ["a"] * 17}, "stop must be at most 16 texts, not 17"),
+        ({"stop": [1]}, "key 'stop.0' = 1"),
+        ({"logprobs": 21}, "logprobs must be from 0 to 20 or null"),
+        ({"speculate": "guess"}, "key 'speculate' = 'guess': input should be 'lookup'"),
         ({"temprature": 1}, "unknown key 'temprature'; allowed: temperature, top_k"),
         ({"top_k": "many"}, "key 'top_k' = 'many'"),
     ],

@@ -64,7 +64,7 @@ class Generation(Iterator[int]):
     def _next_token(self) -> int:
         ids_bt = self._ids_bt[:, : self._length]
         logits_bv = next_logits(self._model, ids_bt[:, self._cache.length :], self._cache)
-        return int(sample(logits_bv, ids_bt, self._config, self._generator))
+        return int(sample(logits_bv, ids_bt, self._config, self._generator, prompt_length=self.prompt_length))
 
 
 def generate(

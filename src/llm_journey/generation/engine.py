@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from llm_journey.core.errors import JourneyError
 from llm_journey.generation.blocks import BlockPool
 from llm_journey.generation.paged_cache import PagedCache
 from llm_journey.generation.prompt import FinishReason, check_prompt
 from llm_journey.generation.runner import Runner, Share
-from llm_journey.generation.sampling import SamplingConfig, make_generator, sample
+from llm_journey.generation.sampling import SamplingConfig, make_generator, probabilities, sample
 from llm_journey.generation.scheduler import LiveSequence, Planned, Scheduler
+from llm_journey.generation.speculative import Drafter, Guesses, PromptLookup, judge
 
 _CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -37,10 +40,10 @@ class EngineConfig:
 
 
 class Constraint(Protocol):
-    """What a request may write, token by token."""
+    """What a request may write, token by token. A JourneyError of its methods ends the request, and no other."""
 
     def allowed(self) -> Tensor:
-        """Booleans (V,): which tokens may come next; at least one."""
+        """Booleans (V,): which tokens may come next; at least one. Tokens beyond its length may not."""
         ...
 
     def accept(self, token: int) -> None:
@@ -64,7 +67,8 @@ class Token:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt on its way through the engine. `tokens` and `finish_reason` grow as it goes."""
+    """A prompt on its way through the engine. `tokens` and `finish_reason` grow as it goes; `num_guessed` tokens were
+    guessed, of which `num_kept` came true."""
 
     sequence: LiveSequence
     config: SamplingConfig
@@ -75,6 +79,11 @@ class Request:
     on_token: Callable[[Token], None] | None = None
     on_finish: Callable[[FinishReason], None] | None = None
     generator: torch.Generator | None = None
+    drafter: Drafter | None = None
+    guesses: Guesses | None = None
+    num_guessed: int = 0
+    num_kept: int = 0
+    error: JourneyError | None = None
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -116,13 +125,16 @@ class Engine:
         *,
         stop_ids: Collection[int] = (),
         constraint: Constraint | None = None,
+        drafter: Drafter | None = None,
         logprobs: int | None = None,
         on_token: Callable[[Token], None] | None = None,
         on_finish: Callable[[FinishReason], None] | None = None,
     ) -> Request:
         """Queue a prompt; the callbacks are told of each new token and of the end, within `step` or `cancel`.
 
-        logprobs: give each token's log-probability and so many alternatives. Raises BadInputError for an empty prompt,
+        The stop texts of `config` are for whoever turns ids into text (generation.stop). drafter: guesses tokens, for
+        this request alone (default: as config.speculate says). logprobs: give each token's log-probability and so many
+        alternatives (default: config.logprobs). Raises BadInputError for an empty prompt,
         an id outside the vocabulary, and a prompt longer than the context (with both counts).
         """
         check_prompt(ids, self.runner.config.vocab_size, self.runner.config.context)
@@ -133,10 +145,11 @@ class Engine:
             len(ids),
             frozenset(stop_ids),
             constraint,
-            logprobs,
+            config.logprobs if logprobs is None else logprobs,
             on_token,
             on_finish,
             make_generator(config, self.runner.device) if config.temperature > 0 else None,
+            PromptLookup() if drafter is None and config.speculate == "lookup" else drafter,
         )
         if len(ids) >= longest:  # a prompt that fills the context leaves nothing to write
             self._finish(request, "context")
@@ -156,29 +169,51 @@ class Engine:
             self.cancel(request)
 
     def step(self) -> None:
-        """One pass: read what the scheduler has planned, choose a token for each sequence that is read to its end."""
+        """One pass: read what the scheduler has planned, choose a token for each sequence that is read to its end, and
+        one more behind each guess that came true."""
+        self._guess()
         planned = self.scheduler.plan()
         if not planned:
             return
-        shares = [
-            Share(
-                ids=each.sequence.ids[each.sequence.computed : each.sequence.computed + each.count],
-                start=each.sequence.computed,
-                table=each.sequence.table,
-            )
-            for each in planned
-        ]
-        logits_rv = self.runner(shares, self.cache)
+        logits_rv = self.runner([_share(each) for each in planned], self.cache)
         self.scheduler.computed(planned)
         self._choose(planned, logits_rv)
 
+    def _guess(self) -> None:
+        for sequence in self.scheduler.running:
+            request = self._requests[sequence]
+            room = sequence.max_length - len(sequence.ids) - 1
+            if request.drafter is not None and sequence.num_waiting == 1 and room > 0:
+                request.guesses = request.drafter.guess(sequence.ids, room)
+                sequence.guesses = list(request.guesses.ids)
+
     @torch.inference_mode()
     def _choose(self, planned: Sequence[Planned], logits_rv: Tensor) -> None:
-        for row, each in enumerate(planned):
-            if each.sequence.num_waiting > 0:  # a piece of a prompt: its end is still to be read
-                continue
-            request = self._requests[each.sequence]
-            self._advance(request, choose(request, logits_rv[row]))
+        first = 0
+        for each in planned:
+            rows_rv = logits_rv[first : first + 1 + len(each.sequence.guesses)]
+            first += len(rows_rv)
+            if each.sequence.num_waiting == 0:  # else a piece of a prompt, whose end is still to be read
+                self._answer(self._requests[each.sequence], rows_rv)
+
+    def _answer(self, request: Request, logits_rv: Tensor) -> None:
+        """A token for each row, as long as what was guessed is what comes."""
+        guesses, request.sequence.guesses = request.sequence.guesses, []
+        request.num_guessed += len(guesses)
+        for row, logits_v in enumerate(logits_rv):
+            try:
+                token = choose(request, logits_v, row if row < len(guesses) else None)
+                self._advance(request, token)
+            except JourneyError as error:
+                request.error = error
+                self._finish(request, "error")
+                return
+            if row == len(guesses) or token.id != guesses[row]:
+                return
+            request.num_kept += 1
+            if request.finish_reason is not None:
+                return
+            request.sequence.computed += 1  # its key is in the cache; those of guesses that failed are written over
 
     def _advance(self, request: Request, token: Token) -> None:
         """Take a token into a request, and end the request where that is its end."""
@@ -208,14 +243,34 @@ class Engine:
             request.on_finish(reason)
 
 
-def choose(request: Request, logits_v: Tensor) -> Token:
-    """The next token of a request after what it holds, drawn from its own random numbers."""
-    allowed_1v = None if request.constraint is None else request.constraint.allowed()[None]
-    seen_1t = torch.tensor(request.sequence.ids, device=logits_v.device)[None]
-    token = int(sample(logits_v[None], seen_1t, request.config, request.generator, allowed_1v))
+def choose(request: Request, logits_v: Tensor, guess: int | None = None) -> Token:
+    """The next token of a request after what it holds, drawn from its own random numbers.
+
+    guess: number of the guess that stands at this place, if one does.
+    """
+    config, device = request.config, logits_v.device
+    allowed_1v = None
+    if request.constraint is not None:
+        allowed_v = request.constraint.allowed().to(device)[: len(logits_v)]
+        # A model's vocabulary may be longer than its tokenizer's.
+        allowed_1v = F.pad(allowed_v, (0, len(logits_v) - len(allowed_v)))[None]
+    seen_1t = torch.tensor(request.sequence.ids, device=device)[None]
+    guesses = request.guesses
+    if guess is None or guesses is None or guesses.shares_gv is None or config.temperature == 0:
+        token = int(sample(logits_v[None], seen_1t, config, request.generator, allowed_1v, request.prompt_length))
+    else:
+        shares_1v = probabilities(logits_v[None], seen_1t, config, allowed_1v, request.prompt_length)
+        token = judge(shares_1v[0], guesses.ids[guess], guesses.shares_gv[guess], request.generator)
     if request.logprobs is None:
         return Token(token)
     logprobs_v = logits_v.float().log_softmax(-1)
     top = logprobs_v.topk(min(request.logprobs, len(logprobs_v)))
     alternatives = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
     return Token(token, float(logprobs_v[token]), alternatives)
+
+
+def _share(planned: Planned) -> Share:
+    sequence = planned.sequence
+    fresh = sequence.ids[sequence.computed : sequence.computed + planned.count]
+    guesses = sequence.guesses
+    return Share(ids=[*fresh, *guesses], start=sequence.computed, table=sequence.table, all_logits=bool(guesses))

@@ -8,8 +8,9 @@ from typing import Literal
 
 from llm_journey.core.errors import BadInputError
 
-# stop: a stop id came (it is not part of the output); length: max_new_tokens; context: the context is full.
-FinishReason = Literal["stop", "length", "context", "cancelled"]
+# stop: a stop id came (it is not part of the output), or a constraint allows nothing more; length: max_new_tokens;
+# context: the context is full; error: choosing a token failed, and Request.error says how.
+FinishReason = Literal["stop", "length", "context", "cancelled", "error"]
 
 
 def check_prompt(ids: Sequence[int], vocab_size: int, context: int) -> None:

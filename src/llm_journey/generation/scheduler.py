@@ -23,6 +23,7 @@ class LiveSequence:
     computed: int = 0
     table: list[int] = field(default_factory=list)
     reused: int = 0  # tokens of the prompt that another sequence had computed
+    guesses: list[int] = field(default_factory=list)  # of the tokens behind `ids`, for the next pass alone
 
     @property
     def num_waiting(self) -> int:
@@ -32,7 +33,7 @@ class LiveSequence:
 
 @dataclass(frozen=True)
 class Planned:
-    """`count` tokens of a sequence, from its first one that is not computed."""
+    """`count` tokens of a sequence, from its first one that is not computed; its guesses are read behind them."""
 
     sequence: LiveSequence
     count: int
@@ -93,6 +94,8 @@ class Scheduler:
             if count > 0 and self._make_room(sequence, count):
                 planned.append(Planned(sequence, count))
                 budget -= count
+                self._fit_guesses(sequence, budget)
+                budget -= len(sequence.guesses)
         planned = [each for each in planned if each.sequence in self.running]
         while self.waiting and len(self.running) < self.max_running and budget > 0:
             sequence = self.waiting[0]
@@ -140,6 +143,13 @@ class Scheduler:
                 return False
         return True
 
+    def _fit_guesses(self, sequence: LiveSequence, budget: int) -> None:
+        """Drop guesses beyond the budget, and all of them where they would need another sequence's blocks."""
+        del sequence.guesses[max(budget, 0) :]
+        if sequence.guesses and not self.pool.grow(sequence.table, len(sequence.ids) + len(sequence.guesses)):
+            sequence.guesses.clear()
+
     def _release(self, sequence: LiveSequence) -> None:
         self.pool.release(sequence.table)
         sequence.computed = 0
+        sequence.guesses.clear()
