@@ -20,6 +20,7 @@ from llm_journey.cli import (
     parity,
     quickstart,
     runs,
+    serve,
     tokenizer,
     train,
 )
@@ -49,6 +50,7 @@ for _verb, _epilog in (
     (embed.embed, embed.EMBED_EXAMPLES),
     (inspect.inspect, inspect.INSPECT_EXAMPLES),
     (export.export, export.EXPORT_EXAMPLES),
+    (serve.serve, serve.SERVE_EXAMPLES),
     (runs.report, runs.REPORT_EXAMPLES),
     (parity.parity, parity.PARITY_EXAMPLES),
     (doctor.doctor, doctor.DOCTOR_EXAMPLES),

@@ -22,6 +22,7 @@ class EngineWorker:
         self._on_error = on_error
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -36,24 +37,33 @@ class EngineWorker:
 
     def call(self, action: Callable[[], Any]) -> Any:
         """Run `action` between two passes and return what it returns. Raises JourneyError once the worker is closed."""
-        if self._closed:
-            raise JourneyError("the engine is closed")
+        return self.post(action).result()
+
+    def post(self, action: Callable[[], Any]) -> Future[Any]:
+        """Run `action` between two passes; does not wait. Once the worker is closed, the future holds a JourneyError."""
         future: Future[Any] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():  # nobody waits any more
+                return
             try:
                 future.set_result(action())
             except Exception as error:
                 future.set_exception(error)
 
-        self._calls.put(run)
-        return future.result()
+        with self._lock:
+            if self._closed:
+                future.set_exception(JourneyError("the engine is closed"))
+            else:
+                self._calls.put(run)
+        return future
 
     def close(self, timeout: float = 10.0) -> None:
         """Cancel what is left and end the thread."""
-        if not self._closed:
-            self._closed = True
-            self._calls.put(None)
+        with self._lock:  # nothing may be put behind the last call
+            if not self._closed:
+                self._closed = True
+                self._calls.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 

@@ -1,0 +1,116 @@
+"""Models by name behind an address: what `journey serve` runs."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_journey.app.embedder import open_embedder
+from llm_journey.app.language_model import embeds_texts, open_model
+from llm_journey.core.config import override, validate
+from llm_journey.core.errors import BadInputError
+
+if TYPE_CHECKING:
+    from llm_journey.app.embedder import Embedder
+    from llm_journey.app.language_model import LanguageModel
+    from llm_journey.serving.api import Service
+    from llm_journey.serving.config import ServerConfig
+    from llm_journey.serving.served import ServedEmbedder, ServedModel
+
+
+def serve_models(
+    names: Sequence[str],
+    *,
+    host: str,
+    port: int,
+    key_file: Path | None = None,
+    more_hosts: Sequence[str] = (),
+    precision: str = "auto",
+    settings: Sequence[str] = (),
+    log_prompts: bool = False,
+    on_start: Callable[[str, "Service"], None],
+) -> None:
+    """Open the models and answer until told to end. on_start: told the address once connections are taken.
+
+    Raises BadInputError before anything is opened where a name, a key file or a limit is wrong, JourneyError where the
+    address is taken.
+    """
+    check_installed()
+    from llm_journey.serving.config import ServerConfig
+    from llm_journey.serving.guard import Door, read_keys
+    from llm_journey.serving.logs import start_logging
+    from llm_journey.serving.run import bind, serve
+
+    config = validate(ServerConfig, override({}, settings), "server limits")
+    keys = read_keys(key_file) if key_file is not None else []
+    door = Door(host, keys, more_hosts=more_hosts)
+    listening = bind(host, port)
+    try:
+        service = make_service(names, config=config, precision=precision, log_prompts=log_prompts)
+    except BaseException:
+        listening.close()
+        raise
+    start_logging()
+    shown = f"[{host}]" if ":" in host else host
+    serve(service, door, listening, on_start=lambda: on_start(f"http://{shown}:{listening.getsockname()[1]}", service))
+
+
+def make_service(
+    names: Sequence[str], *, config: "ServerConfig", precision: str = "auto", log_prompts: bool = False
+) -> "Service":
+    """The models of `names`, each with its engine on a thread of its own."""
+    from llm_journey.serving.api import Service
+
+    if len(set(names)) < len(names):
+        raise BadInputError("a model is named twice")
+    models: dict[str, ServedModel] = {}
+    embedders: dict[str, ServedEmbedder] = {}
+    for name in names:
+        if embeds_texts(name):
+            embedder = open_embedder(name)
+            embedders[embedder.name] = served_embedder(embedder)
+        else:
+            model = open_model(name)
+            models[model.name] = served_model(model, config, precision)
+    return Service(models, embedders, config, log_prompts)
+
+
+def served_model(model: "LanguageModel", config: "ServerConfig", precision: str = "auto") -> "ServedModel":
+    """An opened model behind an engine of its own; the model itself may be let go of."""
+    from llm_journey.generation.engine import Engine, EngineConfig
+    from llm_journey.generation.runner import Runner
+    from llm_journey.generation.worker import EngineWorker
+    from llm_journey.serving.served import ServedModel
+
+    room = EngineConfig(
+        cache_tokens=config.cache_tokens, max_running=config.max_running, cache_dtype=config.cache_dtype
+    )
+    weights: Any = "float32" if precision == "auto" else precision
+    engine = Engine(Runner(model.decoder, weights), room)
+    return ServedModel(
+        model.name, model.tokenizer, EngineWorker(engine), model.defaults, model.stop_ids, int(time.time())
+    )
+
+
+def served_embedder(embedder: "Embedder") -> "ServedEmbedder":
+    """An opened embedder."""
+    from llm_journey.serving.served import ServedEmbedder
+
+    return ServedEmbedder(
+        embedder.name,
+        lambda texts: embedder.embed_counted(texts).vectors,
+        lambda texts: [len(ids) for ids in embedder.tokenizer.encode_batch(list(texts))],
+        embedder.width,
+        embedder.max_tokens,
+        int(time.time()),
+    )
+
+
+def check_installed() -> None:
+    """Raises BadInputError that says what to install where the server's packages are missing."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BadInputError(f"a server needs the package {error.name}: pip install 'llm-journey[serve]'") from None
