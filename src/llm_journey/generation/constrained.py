@@ -159,7 +159,8 @@ class _Vocabulary:
         specials = {token: name.encode() for name, token in tokenizer.special_tokens.items()}
         ends = {size + number: b"<|end|>" for number in range(num_more)}
         self._encode = tokenizer.encode_bytes
-        self.tokens = [(bytes_of | specials | ends).get(token, b"") for token in range(size + num_more)]
+        known = bytes_of | specials | ends
+        self.tokens = [known.get(token, b"") for token in range(size + num_more)]
         self.special_token_ids = sorted(specials | ends)
         self.eos_token_id, self.bos_token_id = self.special_token_ids[0] if self.special_token_ids else 0, None
 
