@@ -4,6 +4,7 @@
     python benchmarks/recipes.py --run quickstart-2 --append     # note a run that is there already
 
 The time of a recipe is the whole command's: preparing (or finding) the data, training, saving, measuring, reporting.
+Exit code 1 where a recipe does not reach what it promises (PROMISES).
 """
 
 import argparse
@@ -25,11 +26,21 @@ FIGURES = {
     "bits_per_byte": "bits/byte",
     "exact_match": "share of held-out pairs",
     "masked_accuracy": "share of masked tokens",
-    "unigram_accuracy": "share of masked tokens",
+    "span_accuracy": "share of tokens cut out",
+    "unigram_accuracy": "share of these tokens",
+    "bigram_accuracy": "share of these tokens",
     "tokens": "tokens",
     "tokens_per_second": "tokens/s",
     "mfu": "share of the peak in its precision",
     "logit_difference": "largest difference to transformers",
+}
+
+
+# What a finished run of a recipe must reach: (figure, times what; None: 1, at least).
+PROMISES = {
+    "dates": ("exact_match", None, 0.95),
+    "mlm": ("masked_accuracy", "unigram_accuracy", 3.0),
+    "span": ("span_accuracy", "bigram_accuracy", 1.0),
 }
 
 
@@ -42,16 +53,32 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = [row for name in options.run for row in run_rows(find_run(name), None)]
+    broken = [message for name in options.run for message in broken_promise(find_run(name))]
     for recipe in options.recipes:
         started = time.monotonic()
         run = llm_journey.train(recipe)
         rows += run_rows(run, time.monotonic() - started)
+        broken += broken_promise(run)
     if options.append:
         ledger.append(Path(__file__).with_name("ledger.jsonl"), rows)
     for row in rows:
         print(
             json.dumps(row) if options.json else f"{row['arm']:28} {row['metric']:24} {row['value']:.4g} {row['unit']}"
         )
+    if broken:
+        sys.exit("; ".join(broken))
+
+
+def broken_promise(run: TrainedRun) -> list[str]:
+    """What a run of a recipe with a promise did not reach, in words."""
+    promise = PROMISES.get(load_recipe(run.directory).name)
+    if promise is None:
+        return []
+    key, baseline, least = promise
+    reached = run.figures.get(key, 0.0) / (run.figures[baseline] if baseline else 1.0)
+    if reached >= least:
+        return []
+    return [f"{run.name}: {key.replace('_', ' ')}{f' / {baseline}' if baseline else ''} is {reached:.3g}, not {least}"]
 
 
 def run_rows(run: TrainedRun, seconds: float | None) -> list[dict[str, Any]]:
