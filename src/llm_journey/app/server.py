@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm_journey.app.embedder import open_embedder
 from llm_journey.app.language_model import embeds_texts, open_model
@@ -70,23 +70,19 @@ def make_service(
             embedder = open_embedder(name)
             embedders[embedder.name] = served_embedder(embedder)
         else:
-            model = open_model(name)
-            models[model.name] = served_model(model, config, precision)
+            model = open_model(name, precision)
+            models[model.name] = served_model(model, config)
     return Service(models, embedders, config, log_prompts)
 
 
-def served_model(model: "LanguageModel", config: "ServerConfig", precision: str = "auto") -> "ServedModel":
+def served_model(model: "LanguageModel", config: "ServerConfig") -> "ServedModel":
     """An opened model behind an engine of its own; the model itself may be let go of."""
-    from llm_journey.generation.engine import Engine, EngineConfig
-    from llm_journey.generation.runner import Runner
     from llm_journey.generation.worker import EngineWorker
     from llm_journey.serving.served import ServedModel
 
-    room = EngineConfig(
+    engine = model.make_engine(
         cache_tokens=config.cache_tokens, max_running=config.max_running, cache_dtype=config.cache_dtype
     )
-    weights: Any = "float32" if precision == "auto" else precision
-    engine = Engine(Runner(model.decoder, weights), room)
     return ServedModel(
         model.name, model.tokenizer, EngineWorker(engine), model.defaults, model.stop_ids, int(time.time())
     )

@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 
-from llm_journey.core.errors import JourneyError
+from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation.engine import Request, Token
 from llm_journey.generation.prompt import FinishReason
 from llm_journey.serving.orders import Order
 from llm_journey.serving.served import ServedModel
 from llm_journey.serving.writing import Piece, Writer
 
-Event = tuple[int, Token | FinishReason]
+Event = tuple[int, Token | FinishReason | JourneyError]
 
 
 class _Submission:
@@ -47,7 +47,12 @@ class _Submission:
             self._requests.append(request)
 
     def _told(self, index: int, event: Token | FinishReason) -> None:
-        self._tell((index, event))
+        if event == "error":
+            error = self._requests[index].error or JourneyError("the answer failed")
+            # What ends one answer alone is what it was held to; the request can be changed, the server is well.
+            self._tell((index, BadInputError(str(error)) if self._orders[index].constraint else error))
+        else:
+            self._tell((index, event))
 
     def cancel(self, index: int) -> None:
         """Let one answer go; does not wait."""
@@ -115,6 +120,8 @@ class AsyncAnswers:
             index, event = await self._mailbox.get()
             if self.first_token_seconds is None:
                 self.first_token_seconds = time.monotonic() - self._began
+            if isinstance(event, JourneyError):
+                raise event
             piece = self._writers[index].read(event)
             if piece is None:
                 continue
@@ -145,6 +152,8 @@ def pieces(served: ServedModel, orders: Sequence[Order]) -> Iterator[Piece]:
     try:
         while any(writer.ended is None for writer in writers):
             index, event = mailbox.get()
+            if isinstance(event, JourneyError):
+                raise event
             piece = writers[index].read(event)
             if piece is None:
                 continue

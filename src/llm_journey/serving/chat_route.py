@@ -23,8 +23,7 @@ from llm_journey.serving.responses import (
     TopLogprob,
     UsageAnswer,
 )
-from llm_journey.serving.tool_text import ReplyReader
-from llm_journey.serving.writing import Piece
+from llm_journey.serving.tool_text import read_piece
 from llm_journey.tokenizer import Tokenizer
 
 
@@ -39,7 +38,7 @@ async def whole_chat(
     reasons: list[Any] = ["stop"] * len(readers)
     async for piece in answers:
         tokens[piece.index] += piece.tokens
-        for delta in read_piece(readers[piece.index], piece):
+        for delta in read_piece(readers[piece.index], piece.text, piece.ended):
             texts[piece.index].append(delta.text)
             calls[piece.index] += [delta.tool_call] if delta.tool_call else []
             reasons[piece.index] = delta.finish_reason or reasons[piece.index]
@@ -80,19 +79,13 @@ async def chat_events(
     async for piece in answers:
         order = wanted.orders[piece.index]
         logprobs = _logprobs(tokenizer, piece.tokens) if order.logprobs is not None and piece.tokens else None
-        for delta in read_piece(readers[piece.index], piece):
+        for delta in read_piece(readers[piece.index], piece.text, piece.ended):
             if delta == ChatDelta() and logprobs is None:
                 continue
             yield event([_choice_delta(piece.index, delta, logprobs)])
             logprobs = None
     if request.wants_usage:
         yield event([], usage_of(len(wanted.orders[0].ids), answers.num_tokens))
-
-
-def read_piece(reader: ReplyReader, piece: Piece) -> Sequence[ChatDelta]:
-    """What a piece of text says, and the end where it is one."""
-    said = reader.read(piece.text)
-    return (said,) if piece.ended is None else (said, reader.end(piece.ended))
 
 
 def usage_of(prompt_tokens: int, new_tokens: int) -> UsageAnswer:

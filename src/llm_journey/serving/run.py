@@ -4,6 +4,7 @@ SIGTERM: new requests are refused, answers under way get `drain_seconds`, what i
 """
 
 import asyncio
+import math
 import resource
 import signal
 import socket
@@ -41,7 +42,22 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(service: Service, door: Door, listening: socket.socket, *, on_start: Callable[[], None]) -> None:
     """Answer until SIGTERM or Ctrl-C. Raises KeyboardInterrupt for the latter, once all is closed."""
     _raise_file_limit()
-    drain = service.config.drain_seconds
+    server = make_server(service, door, on_start=on_start)
+    # uvicorn raises the signals that it caught once more when it has ended; here that is nobody's end.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run([listening])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        service.close()
+        listening.close()
+    if server.interrupted:
+        raise KeyboardInterrupt
+
+
+def make_server(service: Service, door: Door, *, on_start: Callable[[], None]) -> "DrainingServer":
+    """uvicorn, set up; `run` blocks."""
     config = uvicorn.Config(
         make_app(service, door),
         http=_patient(service.config.read_seconds),
@@ -53,24 +69,13 @@ def serve(service: Service, door: Door, listening: socket.socket, *, on_start: C
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(drain + _LAST_SECONDS + 1),
+        timeout_graceful_shutdown=math.ceil(service.config.drain_seconds + _LAST_SECONDS),
         backlog=_BACKLOG,
     )
-    server = _Server(config, service, on_start)
-    # uvicorn raises the signals that it caught once more when it has ended; here that is nobody's end.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        asyncio.run(server.serve([listening]))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        service.close()
-        listening.close()
-    if server.interrupted:
-        raise KeyboardInterrupt
+    return DrainingServer(config, service, on_start)
 
 
-class _Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn's server, which drains by our rules."""
 
     def __init__(self, config: uvicorn.Config, service: Service, on_start: Callable[[], None]) -> None:

@@ -202,3 +202,9 @@ class ReplyReader:
         except (ValueError, KeyError, TypeError, RecursionError):  # cut by the token limit
             return ChatDelta("", None, "length")
         return ChatDelta("", call, "tool_calls")
+
+
+def read_piece(reader: ReplyReader, text: str, ended: str | None) -> Sequence[ChatDelta]:
+    """What a piece of text says, and the end where it is one."""
+    said = reader.read(text)
+    return (said,) if ended is None else (said, reader.end(ended))

@@ -18,6 +18,7 @@ _ENDED: dict[FinishReason, Ended] = {
     "length": "length",
     "context": "length",
     "cancelled": "cancelled",
+    "error": "cancelled",
 }
 
 
