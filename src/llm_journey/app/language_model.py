@@ -1,48 +1,78 @@
 """A model by name, with text in and text out: what `generate`, `chat` and `llm_journey.load` use.
 
 The ids are generation's business; here is the text side of it. A prompt that does not fit the context is refused with
-both counts, never cut in silence (ollama#17889).
+both counts, never cut in silence (ollama#17889). Answers come from an engine, which is made with the first of them.
 """
 
-import codecs
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import gc
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llm_journey.app.runs import MODEL_FOLDER, RUN_FILE, find_run, has_run, suggestion
 from llm_journey.core.config import override, validate
-from llm_journey.core.errors import BadInputError
+from llm_journey.core.errors import BadInputError, unknown_name
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS, encode_chat
 
 if TYPE_CHECKING:
-    from llm_journey.generation.decode import Generation
+    from llm_journey.generation.engine import Constraint, Engine, Request, Token
     from llm_journey.generation.sampling import SamplingConfig
+    from llm_journey.generation.speculative import Drafter
     from llm_journey.inspection.reading import Reading
+    from llm_journey.model.config import TransformerConfig
     from llm_journey.model.decoder import Decoder
 
 Message = Mapping[str, Any]
+Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Keys of generation_config.json that are ours too; the others there are about ids or other libraries' switches.
-_SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+_SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "max_new_tokens")
 GGUF_SUFFIX = ".gguf"
+_CONSTRAINTS = ("schema", "regex", "choices")  # settings that are no numbers of a sampler
+_INT4_BITS, _INT8_BITS = 5.0, 9.0  # bits of a weight, scales included: Q4_1 has 5, Q8_0 8.5
 
 
-@dataclass
 class Reply:
-    """Text that comes piece by piece as it is iterated; afterwards `text` and `finish_reason` are whole."""
+    """Text that comes piece by piece as it is iterated; afterwards `text` and `finish_reason` are whole.
 
-    _tokenizer: Tokenizer
-    _generation: "Generation"
-    text: str = ""
+    Computing begins with the first piece. Whoever stops iterating lets the request go.
+    """
+
+    def __init__(self, model: "LanguageModel", submit: "Callable[[], Request]", ids: Sequence[int]) -> None:
+        self.text = ""
+        self.prompt_tokens = len(ids)  # the begin token included
+        self._model, self._submit = model, submit
+        self._request: Request | None = None
+        self._finish_reason: str | None = None
 
     def __iter__(self) -> Iterator[str]:
-        # A character may be spread over several tokens: bytes are held back until they are whole.
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in self._generation:
-            yield from self._say(decoder.decode(self._tokenizer.id_to_bytes(token)))
-        yield from self._say(decoder.decode(b"", final=True))
+        from llm_journey.generation.stop import TextOut
+        from llm_journey.generation.stream import Stream
+
+        if self._request is not None:
+            return
+        engine, lock = self._model.engine, self._model.lock
+        with lock:
+            request = self._request = self._submit()
+        tokens, out = Stream(engine, request), TextOut(request.config.stop)
+        try:
+            while not out.stopped:
+                with lock:
+                    token = next(tokens, None)
+                if token is None:
+                    break
+                yield from self._say(out.feed(self._model.tokenizer.id_to_bytes(token.id)))
+            if request.error is not None:
+                raise request.error
+            yield from self._say(out.finish())
+            self._finish_reason = "stop" if out.stopped else request.finish_reason
+        finally:
+            with lock:
+                tokens.close()
 
     def _say(self, piece: str) -> Iterator[str]:
         self.text += piece
@@ -50,32 +80,82 @@ class Reply:
             yield piece
 
     @property
-    def num_tokens(self) -> int:
-        """New tokens so far."""
-        return len(self._generation.new_ids)
+    def tokens(self) -> "Sequence[Token]":
+        """The new tokens so far, with their log-probabilities where `logprobs` asked for them."""
+        return [] if self._request is None else self._request.tokens
 
     @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt, the begin token included."""
-        return self._generation.prompt_length
+    def num_tokens(self) -> int:
+        """New tokens so far."""
+        return len(self.tokens)
 
     @property
     def finish_reason(self) -> str | None:
         """stop, length or context; None while it is going on."""
-        return self._generation.finish_reason
+        return self._finish_reason
+
+    @property
+    def guesses(self) -> tuple[int, int]:
+        """How many tokens were guessed, and how many of them came true; (0, 0) where nothing guesses."""
+        return (0, 0) if self._request is None else (self._request.num_guessed, self._request.num_kept)
 
 
-@dataclass(frozen=True)
 class LanguageModel:
     """A decoder with its tokenizer. `directory` is its folder, or its GGUF file. `defaults` are the sampling settings
-    that it came with."""
+    that it came with. `lock` is for its engine, which is for one thread at a time.
 
-    name: str
-    directory: Path
-    decoder: "Decoder"
-    tokenizer: Tokenizer
-    defaults: dict[str, Any] = field(default_factory=dict)
-    stop_ids: frozenset[int] = frozenset()
+    Weights are held once: as the decoder until the first answer, in the engine's form from then on. Where the decoder
+    is asked for again (to be looked into, or exported), `load` reads it anew; without `load` it is kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        decoder: "Decoder",
+        tokenizer: Tokenizer,
+        defaults: Mapping[str, Any] | None = None,
+        stop_ids: frozenset[int] = frozenset(),
+        *,
+        precision: Precision = "float32",
+        load: "Callable[[], Decoder] | None" = None,
+    ) -> None:
+        self.name, self.directory, self.tokenizer = name, directory, tokenizer
+        self.defaults, self.stop_ids, self.precision = dict(defaults or {}), stop_ids, precision
+        self.config: TransformerConfig = decoder.config
+        self.lock = threading.RLock()
+        self._decoder: Decoder | None = decoder
+        self._load = load
+        self._engine: Engine | None = None
+        self._parameters = sum(parameter.numel() for parameter in decoder.parameters())
+
+    @property
+    def decoder(self) -> "Decoder":
+        """The model itself, its weights in float32."""
+        if self._decoder is None:
+            assert self._load is not None
+            self._decoder = self._load()
+        return self._decoder
+
+    @property
+    def engine(self) -> "Engine":
+        """What answers, with room for one context; made at the first call."""
+        with self.lock:
+            if self._engine is None:
+                self._engine = self.make_engine(cache_tokens=self.config.context)
+            return self._engine
+
+    def make_engine(self, **room: Any) -> "Engine":
+        """An engine of its own over the weights in this model's precision. room: fields of engine.EngineConfig."""
+        from llm_journey.generation.engine import Engine, EngineConfig
+        from llm_journey.generation.runner import Runner
+
+        weights = "float32" if self.precision == "auto" else self.precision
+        runner = Runner(self.decoder, weights)
+        if self._load is not None:
+            self._decoder = None
+            gc.collect()
+        return Engine(runner, EngineConfig(**room))
 
     @property
     def run(self) -> Path | None:
@@ -85,28 +165,40 @@ class LanguageModel:
     def generate(self, text: str, **settings: Any) -> str:
         """The continuation of `text`.
 
-        settings: fields of generation.sampling.SamplingConfig (temperature, top_k, top_p, min_p, repetition_penalty,
-        seed, max_new_tokens) over the model's own defaults. Raises BadInputError for a prompt longer than the context
-        (with both counts) or a setting that is wrong.
+        settings: fields of generation.sampling.SamplingConfig (temperature, top_k, top_p, stop, seed, max_new_tokens
+        and more) over the model's own defaults; schema=, regex= or choices= for what the answer must be (see
+        generation.constrained). Raises BadInputError for a prompt longer than the context (with both counts) or a
+        setting that is wrong.
         """
         return _exhaust(self.stream(text, settings=settings))
 
     def chat(self, messages: str | Sequence[Message], **settings: Any) -> str:
         """The model's reply to a conversation: messages {"role", "content"}, or one user message as text.
 
-        Raises BadInputError where the model has no chat template or the conversation does not fit the context.
+        settings: as of `generate`. Raises BadInputError where the model has no chat template or the conversation does
+        not fit the context.
         """
         return _exhaust(self.stream_chat(messages, settings=settings))
 
-    def stream(self, text: str, *, settings: Mapping[str, Any] | None = None) -> Reply:
-        """The continuation of `text`, piece by piece."""
-        return self._reply(self.prompt_ids(text), settings or {})
+    def stream(
+        self, text: str, *, settings: Mapping[str, Any] | None = None, draft: "LanguageModel | None" = None
+    ) -> Reply:
+        """The continuation of `text`, piece by piece. draft: a smaller model of the same tokenizer, which guesses
+        tokens for this one to judge; it changes the speed alone."""
+        return self._reply(self.prompt_ids(text), settings or {}, draft)
 
-    def stream_chat(self, messages: str | Sequence[Message], *, settings: Mapping[str, Any] | None = None) -> Reply:
-        """The reply to a conversation, piece by piece."""
+    def stream_chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        draft: "LanguageModel | None" = None,
+    ) -> Reply:
+        """The reply to a conversation, piece by piece. draft: as of `stream`."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        return self._reply(encode_chat(self.tokenizer, messages, add_generation_prompt=True), settings or {})
+        ids = encode_chat(self.tokenizer, messages, add_generation_prompt=True)
+        return self._reply(ids, settings or {}, draft)
 
     def inspect(self, text: str, *, layers: Sequence[int] | None = None) -> "Reading":
         """What the model does while it reads `text`, as `generate` would: token probabilities, logit lens, attention.
@@ -121,15 +213,15 @@ class LanguageModel:
         """The model's defaults with `settings` over them. Raises BadInputError naming the key that is wrong."""
         from llm_journey.generation.sampling import SamplingConfig
 
-        return validate(SamplingConfig, {**self.defaults, **settings}, "sampling settings")
+        chosen = {key: value for key, value in settings.items() if key not in _CONSTRAINTS}
+        return validate(SamplingConfig, {**self.defaults, **chosen}, "sampling settings")
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, value) rows that describe the model."""
-        config = self.decoder.config
-        parameters = sum(parameter.numel() for parameter in self.decoder.parameters())
+        config = self.config
         return [
             ("Model", self.name),
-            ("Parameters", f"{parameters:,}"),
+            ("Parameters", f"{self._parameters:,}"),
             ("Context", f"{config.context:,} tokens"),
             ("Vocabulary", f"{self.tokenizer.vocab_size:,} tokens"),
             ("Shape", f"{config.num_layers} layers, {config.width} wide, {config.num_heads} heads"),
@@ -145,26 +237,90 @@ class LanguageModel:
             return self.tokenizer.frame(self.tokenizer.encode(text))
         return [self.tokenizer.special_tokens[begin]]
 
-    def _reply(self, ids: Sequence[int], settings: Mapping[str, Any]) -> Reply:
-        from llm_journey.generation.decode import generate
+    def _reply(self, ids: Sequence[int], settings: Mapping[str, Any], draft: "LanguageModel | None") -> Reply:
+        from llm_journey.generation.prompt import check_prompt
 
-        return Reply(self.tokenizer, generate(self.decoder, ids, self.sampling(settings), stop_ids=self.stop_ids))
+        config = self.sampling(settings)
+        check_prompt(ids, self.config.vocab_size, self.config.context)
+        constraint = self.constraint(settings)
+        drafter = None if draft is None else self._drafter(draft, config)
+
+        def submit() -> "Request":
+            return self.engine.submit(ids, config, stop_ids=self.stop_ids, constraint=constraint, drafter=drafter)
+
+        return Reply(self, submit, ids)
+
+    def constraint(self, settings: Mapping[str, Any]) -> "Constraint | None":
+        """What `settings` say by schema, regex or choices about an answer; None where they say nothing."""
+        given = {key: settings[key] for key in _CONSTRAINTS if settings.get(key) is not None}
+        if not given:
+            return None
+        from llm_journey.generation.constrained import make_constraint
+
+        tokens = self.sampling(settings).max_new_tokens
+        return make_constraint(self.tokenizer, **given, stop_ids=self.stop_ids, max_new_tokens=tokens)
+
+    def _drafter(self, draft: "LanguageModel", config: "SamplingConfig") -> "Drafter":
+        from llm_journey.generation.speculative import DraftModel
+
+        if (
+            draft.tokenizer.fingerprint != self.tokenizer.fingerprint
+            or draft.config.vocab_size != self.config.vocab_size
+        ):
+            raise BadInputError(
+                f"{draft.name} cannot guess for {self.name}: their tokenizers differ; take a draft model with the same"
+            )
+        return DraftModel(draft.engine.runner, config)
 
     def _repr_html_(self) -> str:
         cells = "".join(f"<tr><td>{escape(label)}</td><td>{escape(value)}</td></tr>" for label, value in self.rows())
         return f"<table>{cells}</table>"
 
 
-def open_model(name_or_path: str) -> LanguageModel:
+def open_model(name_or_path: str, precision: str = "auto") -> LanguageModel:
     """The model of a run's name, a catalog name, a folder, or a GGUF file. A catalog model that is not on this machine
-    is pulled, which is said on standard error. Raises BadInputError that says what can be opened."""
+    is pulled, which is said on standard error.
+
+    precision: of the weights that it answers with; auto: as many bits as its file holds (see `stored_precision`).
+    Raises BadInputError that says what can be opened.
+    """
+    if precision not in get_args(Precision):
+        raise unknown_name("precision", precision, get_args(Precision))
     path = find_text_model(name_or_path)
     decoder, tokenizer, generation = _read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path)
     defaults = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
     stop_ids = _stop_ids(generation, tokenizer)
     return LanguageModel(
-        model_name(name_or_path, path), path, decoder, tokenizer, _recommended(name_or_path) | defaults, stop_ids
+        model_name(name_or_path, path),
+        path,
+        decoder,
+        tokenizer,
+        _recommended(name_or_path) | defaults,
+        stop_ids,
+        precision=stored_precision(path, decoder.config) if precision == "auto" else precision,  # type: ignore[arg-type]
+        load=lambda: (_read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path))[0],
     )
+
+
+def stored_precision(path: Path, config: "TransformerConfig") -> Precision:
+    """What a model's file holds of its layers, as a form of the engine: float weights are float32, so that a person's
+    own model gives the same logits everywhere; a GGUF file's are int8 or int4 where most of its matrices are.
+
+    A quantized folder says float32: its layers bring their own codes.
+    """
+    if path.suffix != GGUF_SUFFIX:
+        return "float32"
+    from llm_journey.checkpoint.gguf.reader import GgufFile
+
+    bits: Counter[float] = Counter()
+    for name, facts in GgufFile(path).tensors.items():
+        if name.startswith("blk.") and len(facts.shape) == 2:
+            bits[8 * facts.kind.num_bytes(facts.kind.block) / facts.kind.block] += math.prod(facts.shape)
+    most = max(bits, key=lambda each: bits[each], default=32)
+    if most > _INT8_BITS:
+        return "float32"
+    inputs = (config.width, config.num_heads * config.head_width, config.mlp_width)
+    return "int4" if most <= _INT4_BITS and all(width % 32 == 0 for width in inputs) else "int8"
 
 
 def find_model(name_or_path: str) -> Path:

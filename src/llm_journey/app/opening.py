@@ -18,26 +18,36 @@ AnyTextModel = LanguageModel | MaskFiller | Rewriter
 AnyModel = AnyTextModel | Embedder
 
 
-def open_model_or_embedder(name_or_path: str) -> AnyModel:
+def open_model_or_embedder(name_or_path: str, precision: str = "auto") -> AnyModel:
     """`open_any`, or an Embedder where the model's folder says how its texts become vectors."""
-    return open_embedder(name_or_path) if embeds_texts(name_or_path) else open_any(name_or_path)
+    if embeds_texts(name_or_path):
+        _check_float(precision, "an embedder")
+        return open_embedder(name_or_path)
+    return open_any(name_or_path, precision)
 
 
-def open_any(name_or_path: str) -> AnyTextModel:
+def open_any(name_or_path: str, precision: str = "auto") -> AnyTextModel:
     """The model of a run's name, a catalog name, a folder or a GGUF file: a LanguageModel (decoder), a MaskFiller
-    (encoder) or a Rewriter (encoder-decoder). Raises BadInputError that says what can be opened."""
+    (encoder) or a Rewriter (encoder-decoder).
+
+    precision: of a LanguageModel, see `open_model`. Raises BadInputError that says what can be opened.
+    """
     from llm_journey.checkpoint.model_folder import load_config
 
     path = find_text_model(name_or_path)
-    if path.suffix == GGUF_SUFFIX:
-        return open_model(name_or_path)
-    match load_config(path).kind:
+    if path.suffix == GGUF_SUFFIX or (kind := load_config(path).kind) == "decoder":
+        return open_model(name_or_path, precision)
+    _check_float(precision, f"an {kind.replace('_', '-')}")
+    match kind:
         case "encoder":
             return _open_mask_filler(name_or_path, path)
-        case "encoder_decoder":
-            return _open_rewriter(name_or_path, path)
         case _:
-            return open_model(name_or_path)
+            return _open_rewriter(name_or_path, path)
+
+
+def _check_float(precision: str, what: str) -> None:
+    if precision not in ("auto", "float32"):
+        raise BadInputError(f"precision {precision!r} is for models that go on from a text; {what} computes in float32")
 
 
 def _open_mask_filler(name_or_path: str, directory: Path) -> MaskFiller:

@@ -2,10 +2,12 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_journey.cli import completion
 from llm_journey.cli.options import Json, Model, SetSampling, examples
 
 if TYPE_CHECKING:
@@ -16,31 +18,65 @@ GENERATE_EXAMPLES = examples(
     'journey generate quickstart "The city of"',
     'journey generate quickstart "In 1905" --set temperature=0.5 --set seed=1 --json',
     'journey generate dates "the 3rd of March, 1998"',
+    'journey generate MODEL "Is a whale a fish? " --choice yes --choice no',
 )
-CHAT_EXAMPLES = examples('journey chat MODEL "Which planets have rings?"', "journey chat MODEL")
+CHAT_EXAMPLES = examples(
+    'journey chat MODEL "Which planets have rings?"',
+    "journey chat MODEL",
+    'journey chat MODEL "A city as JSON" --schema city.json --set max_new_tokens=100',
+)
+
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="Of the weights: float32, bfloat16, int8, int4, or auto: as many bits as the model's file holds.",
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="MODEL",
+        help="A smaller model of the same tokenizer that guesses tokens: faster, and the same answers.",
+        autocompletion=completion.models,
+    ),
+]
+Schema = Annotated[
+    Path | None, typer.Option("--schema", metavar="FILE", help="A JSON schema; the answer is JSON that it allows.")
+]
+Regex = Annotated[str | None, typer.Option("--regex", metavar="REGEX", help="The answer as a whole matches this.")]
+Choices = Annotated[
+    list[str] | None, typer.Option("--choice", metavar="TEXT", help="The answer is one of these; repeatable.")
+]
 
 
 def generate(
     model: Model,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model goes on from.", show_default=False)],
     settings: SetSampling = None,
+    precision: Precision = "auto",
+    schema: Schema = None,
+    regex: Regex = None,
+    choices: Choices = None,
+    draft: Draft = None,
     as_json: Json = False,
 ) -> None:
     """Let a model go on from a text; an encoder fills each [MASK] of it, an encoder-decoder writes its answer."""
     from llm_journey.app.encoders import MaskFiller, Rewriter
-    from llm_journey.app.language_model import parse_settings
     from llm_journey.app.opening import open_any
 
-    opened, chosen = open_any(model), parse_settings(settings or [])
-    began = time.monotonic()
+    opened, chosen = open_any(model, precision), _settings(settings, schema, regex, choices)
     if isinstance(opened, MaskFiller):
         _fill(opened, text, chosen, as_json)
         return
     if isinstance(opened, Rewriter):
         _rewrite(opened, text, chosen, as_json)
         return
-    opened.sampling(chosen)
-    reply = opened.stream(text, settings=chosen)
+    reply = opened.stream(text, settings=chosen, draft=_draft(draft))
+    opened.engine  # noqa: B018 - made now, so that the seconds below are those of the answer
+    began = time.monotonic()
     if not as_json:
         sys.stdout.write(text)
     _write(reply, as_json)
@@ -54,25 +90,34 @@ def chat(
         str | None, typer.Argument(metavar="[TEXT]", help="One message; without it, a conversation begins.")
     ] = None,
     settings: SetSampling = None,
+    precision: Precision = "auto",
+    schema: Schema = None,
+    regex: Regex = None,
+    choices: Choices = None,
+    draft: Draft = None,
     as_json: Json = False,
 ) -> None:
     """Talk with a model.
 
     Messages pass through its chat template. /new starts over, an empty line or Ctrl-D ends.
     """
+    from llm_journey.app.language_model import open_model
     from llm_journey.cli.output import say
     from llm_journey.core.errors import BadInputError
 
     if text is None and as_json:
         raise BadInputError("--json needs a message: journey chat MODEL TEXT --json")
-    opened, chosen = _open(model, settings)
+    opened, chosen = open_model(model, precision), _settings(settings, schema, regex, choices)
+    opened.sampling(chosen)
+    guesser = _draft(draft)
     if opened.run is not None:
         say(f"{opened.name} was trained on plain text, not on conversations: it goes on writing rather than answers")
     if text is None:
-        _converse(opened, chosen)
+        _converse(opened, chosen, guesser)
         return
+    reply = opened.stream_chat(text, settings=chosen, draft=guesser)
+    opened.engine  # noqa: B018 - as in generate
     began = time.monotonic()
-    reply = opened.stream_chat(text, settings=chosen)
     _write(reply, as_json)
     if as_json:
         _print(reply, began, {"model": opened.name, "messages": [{"role": "user", "content": text}]})
@@ -111,17 +156,24 @@ def _rewrite(model: "Rewriter", text: str, settings: dict[str, Any], as_json: bo
         sys.stdout.write(f"{found[0].text}\n")
 
 
-def _open(model: str, settings: list[str] | None) -> "tuple[LanguageModel, dict[str, Any]]":
-    """The model, and its sampling settings once they are checked."""
-    from llm_journey.app.language_model import open_model, parse_settings
+def _settings(
+    settings: list[str] | None, schema: Path | None, regex: str | None, choices: list[str] | None
+) -> dict[str, Any]:
+    """All that says how the answer is to be."""
+    from llm_journey.app.language_model import parse_settings
+    from llm_journey.checkpoint.tensor_files import read_json
 
-    opened = open_model(model)
-    chosen = parse_settings(settings or [])
-    opened.sampling(chosen)
-    return opened, chosen
+    constraint = {"schema": None if schema is None else read_json(schema), "regex": regex, "choices": choices or None}
+    return parse_settings(settings or []) | {key: value for key, value in constraint.items() if value is not None}
 
 
-def _converse(model: "LanguageModel", settings: dict[str, Any]) -> None:
+def _draft(name: str | None) -> "LanguageModel | None":
+    from llm_journey.app.language_model import open_model
+
+    return None if name is None else open_model(name)
+
+
+def _converse(model: "LanguageModel", settings: dict[str, Any], draft: "LanguageModel | None") -> None:
     """Turns until an empty line. A conversation that no longer fits is never shortened in silence."""
     from llm_journey.cli.output import say
     from llm_journey.core.errors import BadInputError
@@ -134,7 +186,7 @@ def _converse(model: "LanguageModel", settings: dict[str, Any]) -> None:
             continue
         messages.append({"role": "user", "content": line})
         try:
-            reply = model.stream_chat(messages, settings=settings)
+            reply = model.stream_chat(messages, settings=settings, draft=draft)
         except BadInputError as error:
             if not messages[:-1]:
                 raise
@@ -166,6 +218,11 @@ def _print(reply: "Reply", began: float, more: dict[str, Any]) -> None:
     from llm_journey.core.console import print_json
 
     seconds = time.monotonic() - began
+    guessed, kept = reply.guesses
+    if guessed:
+        more |= {"guessed": guessed, "kept": kept, "acceptance_rate": round(kept / guessed, 4)}
+    if reply.tokens and reply.tokens[0].logprob is not None:
+        more |= {"logprobs": [{"id": each.id, "logprob": each.logprob, "top": each.top} for each in reply.tokens]}
     print_json(
         {
             **more,

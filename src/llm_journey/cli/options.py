@@ -16,7 +16,8 @@ SetSampling = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens; repeatable.",
+        help="temperature, top_k, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, "
+        "stop, logprobs, seed, max_new_tokens, speculate=lookup; repeatable.",
     ),
 ]
 RecipeOrSource = Annotated[

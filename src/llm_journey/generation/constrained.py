@@ -6,12 +6,16 @@ a trie of the vocabulary); what is written here is how our tokenizer becomes its
 taken at all, and what a hostile one may cost. Special tokens never stand inside text, and an answer can end only where
 the grammar may end.
 
-JSON is written with at most one space between its parts: a model can then not lose itself in white space.
+JSON is written with at most one space between its parts, so that no model loses itself in white space. Where it is
+known how many tokens an answer may have, the last quarter of them is for coming to an end: of what the grammar allows,
+only what closes strings, lists and objects (and what opens none, where nothing can be closed) is left.
 """
 
+import functools
 import json
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import regex as regex_module
@@ -37,26 +41,49 @@ _LIMITS = {
 _JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": True}
 _REPEATS = regex_module.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
-_tokenizers: "weakref.WeakKeyDictionary[Tokenizer, Any]" = weakref.WeakKeyDictionary()
+_vocabularies: "weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], _Vocabulary]]" = weakref.WeakKeyDictionary()
 
 
 class GrammarConstraint:
     """A grammar and how far an answer has come in it; satisfies generation.engine.Constraint."""
 
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: Any, vocabulary: "_Vocabulary", *, is_json: bool, tokens_left: int | None) -> None:
+        self._matcher, self._vocabulary = matcher, vocabulary
+        self._is_json, self._left = is_json, tokens_left
+        self._hurry_from = 0 if tokens_left is None else max(tokens_left // 4, min(tokens_left // 2, 32))
+        self._in_string = self._escaped = False
 
     def allowed(self) -> Tensor:
         """Booleans (V,): which tokens may come next. Raises JourneyError where the grammar costs too much to follow."""
         bias = self._matcher.compute_logit_bias()
         if self._matcher.is_error():
             raise JourneyError(f"the grammar cannot be followed further: {_reason(self._matcher)}")
-        return torch.frombuffer(bytearray(bias), dtype=torch.uint8) != 0
+        allowed_v = torch.frombuffer(bytearray(bias), dtype=torch.uint8) != 0
+        if self._left is None or self._left > self._hurry_from:
+            return allowed_v
+        return self._closing(allowed_v)
 
     def accept(self, token: int) -> None:
         """Go on past a token."""
         if not self._matcher.consume_token(token):
             raise JourneyError(f"token {token} does not fit the grammar: {_reason(self._matcher)}")
+        if self._left is not None:
+            self._left -= 1
+        for value in self._vocabulary.tokens[token] if self._is_json else b"":
+            self._in_string ^= value == ord('"') and not self._escaped
+            self._escaped = self._in_string and value == ord("\\") and not self._escaped
+
+    def _closing(self, allowed_v: Tensor) -> Tensor:
+        """Of what is allowed, what leads to an end soonest, as far as a token's own bytes tell."""
+        kinds = self._vocabulary.kinds
+        if self._matcher.is_accepting():
+            wanted = [kinds.ends_v]
+        elif not self._is_json:
+            return allowed_v
+        else:
+            wanted = [kinds.quote_closes_v, kinds.quote_v] if self._in_string else [kinds.closes_v, kinds.separates_v]
+            wanted += [] if self._in_string else [~kinds.opens_v]
+        return next((both_v for each_v in wanted if bool((both_v := allowed_v & each_v).any())), allowed_v)
 
     @property
     def done(self) -> bool:
@@ -71,12 +98,14 @@ def make_constraint(
     regex: str | None = None,
     choices: Sequence[str] | None = None,
     stop_ids: Collection[int] = (),
+    max_new_tokens: int | None = None,
 ) -> GrammarConstraint:
     """A constraint for one answer; exactly one of the three says which.
 
-    schema: a JSON schema (drafts 4 to 2020-12). regex: the whole answer matches it. choices: the answer is one of them.
-    stop_ids: what ends an answer (default: the tokenizer's end of text and of a chat's turn). Raises BadInputError with
-    the reason for what is wrong, not supported, or too costly.
+    schema: a JSON schema (drafts 4 to 2020-12). regex: the whole answer matches it; \\d, \\w and \\s are Unicode's.
+    choices: the answer is one of them. stop_ids: what ends an answer (default: the tokenizer's end of text and of a
+    chat's turn). max_new_tokens: of the answer, so that it comes to its end in time. Raises BadInputError with the
+    reason for what is wrong, not supported, or too costly.
     """
     given = [name for name, value in (("schema", schema), ("regex", regex), ("choices", choices)) if value is not None]
     if len(given) != 1:
@@ -89,12 +118,12 @@ def make_constraint(
     else:
         grammar = library.LLMatcher.grammar_from_lark(_choices_grammar(choices or ()))
     vocabulary = _vocabulary(library, tokenizer, frozenset(stop_ids) or _end_ids(tokenizer))
-    matcher = library.LLMatcher(vocabulary, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
+    matcher = library.LLMatcher(vocabulary.trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
     if not matcher.is_error():
         matcher.compute_logit_bias()  # the first token shows what it costs, and whether anything can be written at all
     if matcher.is_error():
         raise BadInputError(f"{given[0]} cannot be followed: {_reason(matcher)}")
-    return GrammarConstraint(matcher)
+    return GrammarConstraint(matcher, vocabulary, is_json=schema is not None, tokens_left=max_new_tokens)
 
 
 def checked_regex(pattern: str) -> str:
@@ -137,35 +166,64 @@ def _choices_grammar(choices: Sequence[str]) -> str:
     return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
 
 
-def _vocabulary(library: Any, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Any:
-    """llguidance's trie of our vocabulary, made once for a tokenizer and its stop ids (0.3 s for 49,152 tokens)."""
-    made = _tokenizers.setdefault(tokenizer, {})
-    if stop_ids not in made:
-        size = tokenizer.vocab_size
-        known = sorted(item for item in stop_ids if item < size)
-        # A vocabulary without an end gets one behind its last token, which no model can write.
-        vocabulary = _Vocabulary(tokenizer, 0 if known else 1)
-        wrapped = library.TokenizerWrapper(vocabulary)
-        made[stop_ids] = library.LLTokenizer(wrapped, eos_token=known or [size])
-    return made[stop_ids]
+@dataclass(frozen=True)
+class _Kinds:
+    """Booleans (V,) that tell what a token's bytes do in JSON; the first two are for outside of strings."""
+
+    closes_v: Tensor  # closes lists or objects, and nothing else
+    opens_v: Tensor  # opens a list or an object
+    separates_v: Tensor  # begins with a comma or colon
+    quote_v: Tensor  # begins with a quotation mark
+    quote_closes_v: Tensor  # that, and behind it only what closes
+    ends_v: Tensor
 
 
 class _Vocabulary:
-    """Our tokenizer as llguidance's wrapper wants to see one."""
+    """Our tokenizer as llguidance wants to see one (`__call__`, `tokens`, ids), and `trie`, what it makes of it."""
 
-    def __init__(self, tokenizer: Tokenizer, num_more: int) -> None:
+    def __init__(self, library: Any, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
         size = tokenizer.vocab_size
         bytes_of = {token: data for data, token in tokenizer.vocabulary.items()}
         specials = {token: name.encode() for name, token in tokenizer.special_tokens.items()}
-        ends = {size + number: b"<|end|>" for number in range(num_more)}
+        ends = sorted(item for item in stop_ids if item < size)
+        if not ends:  # a vocabulary without an end gets one behind its last token, which no model can write
+            ends = [size]
+            specials[size] = b"<|end|>"
         self._encode = tokenizer.encode_bytes
-        known = bytes_of | specials | ends
-        self.tokens = [known.get(token, b"") for token in range(size + num_more)]
-        self.special_token_ids = sorted(specials | ends)
-        self.eos_token_id, self.bos_token_id = self.special_token_ids[0] if self.special_token_ids else 0, None
+        self.tokens = [(bytes_of | specials).get(token, b"") for token in range(max(size, ends[-1] + 1))]
+        self.special_token_ids = sorted(specials)
+        self.eos_token_id, self.bos_token_id = ends[0], None
+        self.trie = library.LLTokenizer(library.TokenizerWrapper(self), eos_token=ends)
+        self._ends = ends
 
     def __call__(self, data: bytes) -> list[int]:
         return self._encode(data)
+
+    @functools.cached_property
+    def kinds(self) -> _Kinds:
+        stripped = [token.replace(b" ", b"") for token in self.tokens]
+
+        def which(rule: Callable[[bytes], bool]) -> Tensor:
+            return torch.tensor([bool(data) and rule(data) for data in stripped])
+
+        ends_v = torch.zeros(len(self.tokens), dtype=torch.bool)
+        ends_v[self._ends] = True
+        return _Kinds(
+            closes_v=which(lambda data: not data.strip(b"]}")),
+            opens_v=which(lambda data: b"[" in data or b"{" in data),
+            separates_v=which(lambda data: data[:1] in b",:"),
+            quote_v=which(lambda data: data[:1] == b'"'),
+            quote_closes_v=which(lambda data: data[:1] == b'"' and not data[1:].strip(b"]}")),
+            ends_v=ends_v,
+        )
+
+
+def _vocabulary(library: Any, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> _Vocabulary:
+    """Made once for a tokenizer and its stop ids: 0.3 s for 49,152 tokens."""
+    made = _vocabularies.setdefault(tokenizer, {})
+    if stop_ids not in made:
+        made[stop_ids] = _Vocabulary(library, tokenizer, stop_ids)
+    return made[stop_ids]
 
 
 def _end_ids(tokenizer: Tokenizer) -> frozenset[int]:

@@ -8,6 +8,7 @@ Legend: N rows of a pass, D width, H heads, K key-value heads, G = H / K, E head
 V vocabulary.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -87,7 +88,8 @@ class Runner:
     def __init__(self, decoder: Decoder, weights: WeightFormat = "float32") -> None:
         self.config, self.weights = decoder.config, weights
         self.device = decoder.device
-        self._decoder_embedded, self._rotary = decoder._embedded, decoder._rotary
+        stem = _stem(decoder)
+        self._decoder_embedded, self._rotary = stem._embedded, stem._rotary
         self._layers = [self._layer(block) for block in decoder.blocks if isinstance(block, Block)]
         self._norm = _norm(decoder.norm)
         self._head = self._head_product(decoder)
@@ -253,6 +255,15 @@ def _attend(q_nhe: Tensor, k_1kse: Tensor, v_1kse: Tensor, mask: Tensor | None) 
         q_1hne, k_1kse, v_1kse, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
     )
     return out_1hne[0].transpose(0, 1).reshape(num_rows, -1)
+
+
+def _stem(decoder: Decoder) -> Decoder:
+    """A decoder's embeddings and tables without the rest of it, which can then be let go of."""
+    stem = copy.copy(decoder)
+    stem._modules = {
+        name: module for name, module in decoder._modules.items() if name not in ("blocks", "norm", "head")
+    }
+    return stem
 
 
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
