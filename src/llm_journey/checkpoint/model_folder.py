@@ -1,7 +1,7 @@
 """A model as a folder: Hugging Face's layout wherever a family fits, so that the ecosystem opens it as it is.
 
     config.json              the family's config, or ours ("model_type": "llm_journey") where none fits
-    model.safetensors        every tensor once (a tied head is not stored twice)
+    model.safetensors        every tensor once (a tied head is not stored twice); a quantized model's codes and scales
     generation_config.json   end-of-text id and the defaults for sampling
     tokenizer.json, ...      when a tokenizer is given
     README.md                the model card, when one is given
@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from llm_journey.checkpoint import families, tensor_files
+from llm_journey.checkpoint import families, quantized, tensor_files
 from llm_journey.checkpoint.shapes import MAX_CONTEXT, check_depth, check_shapes, check_tables, parameter_shapes
 from llm_journey.core.config import dump, validate
 from llm_journey.core.errors import BadInputError
@@ -27,6 +27,7 @@ from llm_journey.model.decoder import Decoder
 from llm_journey.model.encoder import Encoder
 from llm_journey.model.encoder_decoder import EncoderDecoder
 from llm_journey.model.kinds import Model, make_model
+from llm_journey.quantization.scheme import Scheme
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
 from llm_journey.tokenizer.marian_pieces import MarianPieces, is_marian_pieces
@@ -34,7 +35,12 @@ from llm_journey.tokenizer.wordpiece import WordPiece, is_wordpiece
 
 CONFIG, WEIGHTS, GENERATION, CARD = "config.json", "model.safetensors", "generation_config.json", "README.md"
 OWN_TYPE = "llm_journey"
-_OWN_KEYS = frozenset({"model_type", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"})
+_OWN_KEYS = frozenset(
+    {
+        *("model_type", "dtype", quantized.KEY),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    }
+)
 AnyTokenizer = Tokenizer | WordPiece | MarianPieces
 AnyModel = TypeVar("AnyModel", Decoder, Encoder, EncoderDecoder)
 
@@ -51,7 +57,7 @@ def save_model(
 
     generation: further keys of generation_config.json (temperature, top_p, eos_token_id ...). card: README.md's text.
     Raises BadInputError where `directory` holds something that is no model, or the model's tensors are not those of
-    its config (adapters, quantized layers); JourneyError where it cannot be written.
+    its config (adapters, layers only half of which are quantized); JourneyError where it cannot be written.
     """
     if directory.exists() and not directory.is_dir():
         raise BadInputError(f"{directory}: a file is in the way; choose another folder")
@@ -71,16 +77,20 @@ def write_model_files(
 ) -> None:
     """The files of `save_model` into a directory that exists; making it whole at once is the caller's part."""
     config, state = model.config, model.state_dict()
-    check_shapes(parameter_shapes(config), {name: tuple(value.shape) for name, value in state.items()}, "the model")
+    codes = quantized.config_values(model)
+    scheme = quantized.read_scheme(codes, "the model")
+    expected = parameter_shapes(config) if scheme is None else quantized.stored_shapes(config, scheme, "the model")
+    check_shapes(expected, {name: tuple(value.shape) for name, value in state.items()}, "the model")
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise BadInputError(_vocabulary_message(tokenizer.vocab_size, config.vocab_size))
     values, tensors = _own_config(config, state)
-    if families.family_of(config) is not None:
+    if scheme is None and families.family_of(config) is not None:  # no family has a form for our codes
         values, tensors = families.to_huggingface(config, state)
     ids = _role_ids(tokenizer)
     if config.kind == "encoder_decoder" and ids["pad_token_id"] is not None:
         ids["decoder_start_token_id"] = ids["pad_token_id"]  # Marian's convention: the target begins with padding
-    write_json(directory / CONFIG, values | ids | {"dtype": tensor_files.storage_dtype(state)})
+    numbers = {name: value for name, value in state.items() if value.is_floating_point()}
+    write_json(directory / CONFIG, values | ids | codes | {"dtype": tensor_files.storage_dtype(numbers)})
     write_json(directory / GENERATION, ids | dict(generation or {}))
     tensor_files.write_tensors(directory / WEIGHTS, tensors)
     if tokenizer is not None:
@@ -94,8 +104,13 @@ def load_model(directory: Path) -> tuple[Model, AnyTokenizer | None]:
 
     Raises BadInputError naming the file and what is wrong with it.
     """
-    config, state = load_state(directory)
-    model = build(config, state)
+    config, tensors, scheme = load_stored(directory)
+    if scheme is None:
+        model = build(config, tensors)
+    else:
+        with _NoDraws():
+            model = make_model(config).eval()
+        quantized.fill(model, config, scheme, tensors, str(directory / WEIGHTS))
     return model, load_fitting_tokenizer(directory, config)
 
 
@@ -162,7 +177,16 @@ def _check_kind(directory: Path, kind: KindName, does: str) -> None:
 
 
 def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """Configuration and state (in the stored dtypes) of a model folder, checked before anything is allocated."""
+    """Configuration and state (in the stored dtypes; float32 for what is quantized) of a model folder, checked before
+    anything is allocated."""
+    config, tensors, scheme = load_stored(directory)
+    if scheme is None:
+        return config, tensors
+    return config, quantized.dequantized(config, scheme, tensors, str(directory / WEIGHTS))
+
+
+def load_stored(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor], Scheme | None]:
+    """`load_state`, with the codes of a quantized folder as they are stored, and their scheme (else None)."""
     if not directory.is_dir():
         raise BadInputError(f"{directory}: no such model folder")
     config_path, weights_path = directory / CONFIG, directory / WEIGHTS
@@ -173,13 +197,17 @@ def load_state(directory: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
         found = tensor_files.read_shapes(weights_path)
         family, config = families.read_config(values, str(config_path), found)
         families.stored_names(family, config, found, where)
-        return families.from_huggingface(values, tensor_files.read_tensors(weights_path), where)
+        config, state = families.from_huggingface(values, tensor_files.read_tensors(weights_path), where)
+        return config, state, None
     config = _read_config(values, config_path)
+    scheme = quantized.read_scheme(values, str(config_path))
     found = tensor_files.read_shapes(weights_path)
     check_depth(config.num_layers + config.num_decoder_layers, found, where)
-    check_shapes(parameter_shapes(config), found, where)
+    check_shapes(
+        parameter_shapes(config) if scheme is None else quantized.stored_shapes(config, scheme, where), found, where
+    )
     check_tables(config, where)
-    return config, tensor_files.read_tensors(weights_path)
+    return config, tensor_files.read_tensors(weights_path), scheme
 
 
 def _read_config(values: Mapping[str, Any], path: Path, stored: Collection[str] | None = None) -> TransformerConfig:
@@ -212,7 +240,10 @@ class _NoDraws(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == "torch.nn.init":
+        if (
+            func in (Tensor.normal_, Tensor.uniform_, Tensor.zero_)
+            or getattr(func, "__module__", None) == "torch.nn.init"
+        ):
             return args[0] if args else named["tensor"]
         return func(*args, **named)
 

@@ -6,7 +6,7 @@ quantization.products are made from the same codes by whoever answers (generatio
 so nothing of them is trained; a gradient passes through to the inputs, as adapters on top need it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -133,6 +133,23 @@ def _plain(layer: _Quantized) -> nn.Linear | nn.Embedding:
             plain = nn.Linear(columns, rows, bias=bias is not None)
     plain.load_state_dict({"weight": layer.weight} | ({} if bias is None else {"bias": bias}), assign=True)
     return plain
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> None:
+    """Put weights that exist already in the places of plain layers, by their names."""
+    for name, parent, attribute, child in list(_places(model)):
+        if isinstance(child, nn.Linear | nn.Embedding):
+            put(parent, attribute, child, weights[name])
+
+
+def schemes_of(model: nn.Module) -> dict[str, Scheme]:
+    """The scheme of each quantized layer, by its name. Raises BadInputError where a matrix is still whole."""
+    found = {}
+    for name, _, _, child in _places(model):
+        if not isinstance(child, _Quantized):
+            raise BadInputError(f"{name} is not quantized, other layers are; quantize the whole model")
+        found[name] = child.scheme
+    return found
 
 
 def is_quantized(model: nn.Module) -> bool:
