@@ -96,3 +96,73 @@ def test_a_catalog_model_on_this_machine(home: Path, monkeypatch: pytest.MonkeyP
 def test_it_shows_itself_in_a_notebook(model: LanguageModel) -> None:
     html = model._repr_html_()
     assert html.startswith("<table>") and "32 tokens" in html and "rivers" in html
+
+
+def test_stop_texts_end_an_answer_and_are_no_part_of_it(model: LanguageModel) -> None:
+    options = {"temperature": 0, "max_new_tokens": 20}
+    whole = model.generate("The river", **options)
+    stop = whole[4:7]
+    reply = model.stream("The river", settings={**options, "stop": stop})
+    assert "".join(reply) == reply.text == whole[: whole.find(stop)]
+    assert reply.finish_reason == "stop" and not model.engine.busy
+
+
+def test_a_reply_that_nobody_reads_on_is_let_go(model: LanguageModel) -> None:
+    pieces = iter(model.stream("The", settings={"max_new_tokens": 20}))
+    next(pieces)
+    assert model.engine.busy
+    pieces.close()  # type: ignore[attr-defined]
+    assert not model.engine.busy and model.engine.pool.num_free == model.engine.pool.num_blocks
+
+
+def test_weights_are_held_once(model: LanguageModel) -> None:
+    """The decoder goes when the engine comes, and comes back from the file where it is asked for."""
+    import weakref
+
+    state = {name: value.clone() for name, value in model.decoder.state_dict().items()}
+    block = weakref.ref(model.decoder.blocks[0])
+    assert model.generate("The", max_new_tokens=2) and block() is None
+    assert all(value.equal(state[name]) for name, value in model.decoder.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_precisions_answer(shared_home: Path, precision: str) -> None:
+    opened = llm_journey.load("rivers", precision=precision)
+    assert isinstance(opened, LanguageModel) and opened.engine.runner.weights == precision
+    assert isinstance(opened.generate("The", max_new_tokens=3, seed=0), str)
+
+
+def test_an_unknown_precision_is_refused(shared_home: Path) -> None:
+    with pytest.raises(BadInputError, match=r"unknown precision 'int5'; known: auto, bfloat16, float32, int4, int8"):
+        llm_journey.load("rivers", precision="int5")
+
+
+def test_a_gguf_file_answers_in_as_many_bits_as_it_holds(tmp_path: Path, model: LanguageModel) -> None:
+    from llm_journey.checkpoint.gguf.model import write_gguf
+    from llm_journey.parity.random_models import random_decoder
+
+    decoder = random_decoder(vocab_size=model.tokenizer.vocab_size, width=64, num_kv_heads=2)
+    for kind, precision in (("f16", "float32"), ("q8_0", "int8"), ("q4_1", "int4"), ("q4_0", "int4")):
+        write_gguf(decoder, model.tokenizer, tmp_path / f"{kind}.gguf", type=kind)
+        opened = open_model(str(tmp_path / f"{kind}.gguf"))
+        assert opened.precision == precision and opened.engine.runner.weights == precision
+    assert open_model(str(tmp_path / "q4_1.gguf"), "float32").precision == "float32"
+
+
+def test_a_draft_model_changes_no_greedy_answer(model: LanguageModel) -> None:
+    settings = {"temperature": 0, "max_new_tokens": 12}
+    reply = model.stream("The river", settings=settings, draft=open_model("rivers"))
+    assert "".join(reply) == model.generate("The river", **settings)
+    guessed, kept = reply.guesses
+    assert 0 < kept <= guessed
+
+
+def test_threads_share_a_model(model: LanguageModel) -> None:
+    """Each has its own answer, as if it were alone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    options = {"temperature": 0, "max_new_tokens": 10}
+    prompts = ["The river", "A king", "The old town", "In winter"]
+    alone = [model.generate(text, **options) for text in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda text: model.generate(text, **options), prompts * 3)) == alone * 3

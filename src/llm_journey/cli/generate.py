@@ -39,7 +39,7 @@ Draft = Annotated[
     typer.Option(
         "--draft",
         metavar="MODEL",
-        help="A smaller model of the same tokenizer that guesses tokens: faster, and the same answers.",
+        help="A smaller model of the same tokenizer, whose guesses this one judges; it changes the speed alone.",
         autocompletion=completion.models,
     ),
 ]
