@@ -17,7 +17,7 @@ from llm_journey.app.chat_model import LocalChatModel
 from llm_journey.client.http import Address, Connection, HttpChatModel, HttpEmbedder
 from llm_journey.client.protocol import ChatModel, ChatSampling, collect
 from llm_journey.core.errors import BadInputError
-from llm_journey.serving.tool_text import MARK, ReplyReader, ToolGate, call_schema, read_piece
+from llm_journey.serving.tool_text import MARK, Closers, ReplyReader, ToolGate, call_schema, read_piece
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.allow_hosts(["127.0.0.1"])]
 SAMPLING = ChatSampling(temperature=0.9, seed=2, max_tokens=60)
@@ -119,6 +119,18 @@ def test_the_gate_opens_at_the_mark_and_nowhere_else(local_parts: list[str]) -> 
 
 
 _SERVED = small_served()
+
+
+def test_tokens_that_run_past_the_mark_wait_for_it() -> None:
+    closers = Closers(
+        ((1, b">"), (2, b">{"), (3, b"_call>"), (4, b"_call>\n{"), (5, b"<tool_call>x"), (6, b"a > b")), 8
+    )
+    refused = {
+        count: {token for token in range(8) if not bool(closers.mask(count)[token])} for count in range(len(MARK))
+    }
+    assert refused[len(MARK) - 1] == {2, 5}  # "<tool_call" stands
+    assert refused[len("<tool")] == {4, 5}
+    assert refused[0] == {5}
 
 
 def test_the_gate_ends_with_the_call() -> None:

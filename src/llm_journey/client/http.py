@@ -81,8 +81,13 @@ class Connection:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that the address answers with."""
+        library = _httpx()
         with self._response(path, body) as response:
-            return _object(response.read(), self.address.url)
+            try:
+                data: bytes = response.read()
+            except library.HTTPError as error:
+                raise JourneyError(f"{self.address.url}: the answer broke off ({type(error).__name__})") from None
+            return _object(data, self.address.url)
 
     @contextmanager
     def events(self, path: str, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
