@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,3 +139,17 @@ def test_links_and_make_targets_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_layout_names_every_package_and_no_other() -> None:
+    """One line each, in an order in which imports point down."""
+    section = README[README.index("## Layout") :]
+    named = re.findall(r"^  (\w+)/ +\S", section, re.MULTILINE)
+    folders = {path.name for path in (ROOT / "src" / "llm_journey").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert sorted(named) == sorted(folders)
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rank = {name: place for place, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
+    places = [rank[name] for name in named if name in rank]
+    assert places == sorted(places)
+    for folder in ("benchmarks", "docs", "dev", "tests"):
+        assert re.search(rf"^{folder}/ +\S", section, re.MULTILINE) and (ROOT / folder).is_dir()

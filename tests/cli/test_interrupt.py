@@ -14,7 +14,7 @@ from llm_journey.app.runs import find_run
 def test_ctrl_c_saves_and_says_how_to_go_on(empty_home: Path, tiny_recipe: Path) -> None:
     journey = [sys.executable, "-m", "llm_journey"]
     environment = {**os.environ, "JOURNEY_HOME": str(empty_home), "OMP_NUM_THREADS": "1"}
-    settings = ["--set", "training.steps=100000", "--set", "training.validations=2000"]
+    settings = ["--set", "training.steps=100000", "--set", "training.validations=20000"]
     process = subprocess.Popen(
         [*journey, "train", str(tiny_recipe), *settings],
         stdout=subprocess.PIPE,

@@ -74,7 +74,7 @@ def test_a_lock_is_for_its_target_alone_and_is_given_back(folder: Path) -> None:
         one_at_a_time(folder / "a", lambda: waited.append("a")),
         one_at_a_time(folder / "b", lambda: waited.append("b")),
     ):
-        assert len(list((cache_dir() / "locks").iterdir())) == 2
+        assert len(list((cache_dir() / ".locks").iterdir())) == 2
     with one_at_a_time(folder / "a", lambda: waited.append("a")), pytest.raises(ValueError, match="inside"):
         raise ValueError("inside")
     with one_at_a_time(folder / "a", lambda: waited.append("a")):

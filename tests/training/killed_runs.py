@@ -1,6 +1,6 @@
 """Runs that are killed at random moments and resumed. Run as a program: one import of torch, a fork for each process.
 
-    python killed_runs.py TEXTS DIRECTORY KILLS SEED
+    python killed_runs.py TEXTS DIRECTORY KILLS SEED STEPS
 
 A run saves after nearly every step. It is killed (`kill -9`) up to three times in a row, each time at a random moment
 after its process began, then left to finish. What it logged must equal, row by row and bit for bit, what a run logged
@@ -19,8 +19,6 @@ import torch
 
 from llm_journey.training import run as running
 from llm_journey.training.recipe import Recipe
-
-STEPS = 12
 
 
 def _child(recipe: Recipe, directory: Path) -> int:
@@ -65,12 +63,12 @@ def _compare(directory: Path, whole: Path) -> None:
         sys.exit(f"{directory}: left behind: {left}")
 
 
-def main(texts: Path, root: Path, kills: int, seed: int) -> None:
+def main(texts: Path, root: Path, kills: int, seed: int, steps: int) -> None:
     """See above."""
     running.peak_flops = tiny_runs.peak_flops
     torch.set_num_threads(1)
-    recipe = tiny_runs.make_recipe(texts, steps=STEPS, checkpoints=STEPS - 1, validations=3)
-    _finish(recipe, root / "warm")  # prepares the inputs
+    recipe = tiny_runs.make_recipe(texts, steps=steps, checkpoints=steps - 1, validations=3)
+    _finish(tiny_runs.make_recipe(texts, steps=1), root / "warm")  # prepares the inputs
     started = time.monotonic()
     _finish(recipe, root / "whole")
     seconds = time.monotonic() - started
@@ -87,4 +85,4 @@ def main(texts: Path, root: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

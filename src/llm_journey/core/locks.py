@@ -19,7 +19,7 @@ def one_at_a_time(target: Path, on_wait: Callable[[], None] | None = None) -> It
     """
     import filelock
 
-    path = cache_dir() / "locks" / f"{sha256_json(str(target.resolve()))[:32]}.lock"
+    path = cache_dir() / ".locks" / f"{sha256_json(str(target.resolve()))[:32]}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
