@@ -5,8 +5,9 @@ config.json is ours ("model_type": "llm_journey"), with one key more:
     "quantization_config": {"quant_method": "llm_journey", "format": "int4", "bits": 4, "group_size": 32, ...}
 
 In model.safetensors a matrix `NAME.weight` is replaced by NAME.codes, NAME.scale ... (quantization.scheme.layout);
-norms, biases and position tables stay as they are. Every name, shape and type follows from the config by arithmetic, and
-is compared with the file before it is used. Other libraries' quantized folders (GPTQ's, bitsandbytes') are not read.
+norms, biases and position tables stay as they are. Every name, shape and type follows from the config by arithmetic,
+and is compared with the file before it is used. Other libraries' quantized folders (GPTQ's, bitsandbytes') are not
+read.
 """
 
 from collections.abc import Mapping
