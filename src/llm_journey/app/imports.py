@@ -110,12 +110,42 @@ def write_model_folder(source: Path, folder: Path) -> None:
         decoder = build_decoder(found)
         model_folder.write_model_files(decoder, folder, tokenizer=found.tokenizer, generation=found.generation)
         return
+    if is_quantized_folder(source):
+        _write_dequantized(source, folder)
+        return
     model_folder.load_fitting_tokenizer(source, model_folder.load_state(source)[0])
     for name in KNOWN_FILES:
         if (source / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, folder / name)
     _say_what_stays(source)
+
+
+def is_quantized_folder(source: Path) -> bool:
+    """Whether a model folder holds codes (journey quantize) in place of numbers."""
+    from llm_journey.checkpoint import model_folder, quantized, tensor_files
+
+    return quantized.KEY in tensor_files.read_json(source / model_folder.CONFIG)
+
+
+def _write_dequantized(source: Path, folder: Path) -> None:
+    """A quantized folder as a plain one, in float32: no other program reads its codes."""
+    from llm_journey.checkpoint import model_folder
+    from llm_journey.checkpoint.tensor_files import read_json
+    from llm_journey.core.console import messages
+    from llm_journey.quantization.layers import dequantize_model
+    from llm_journey.tokenizer import Tokenizer
+
+    model, tokenizer = model_folder.load_model(source)
+    dequantize_model(model)
+    path = source / model_folder.GENERATION
+    model_folder.write_model_files(
+        model,
+        folder,
+        tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else None,
+        generation=read_json(path) if path.is_file() else None,
+    )
+    messages().print(f"{source}: quantized; written out in float32, as its codes say", markup=False, soft_wrap=True)
 
 
 def _say_what_stays(source: Path) -> None:
@@ -139,13 +169,16 @@ def describe_model(name_or_path: str) -> ModelFacts:
     path = find_model(name_or_path)
     if path.suffix == GGUF_SUFFIX:
         return _describe_gguf(path)
-    from llm_journey.checkpoint.model_folder import load_state
+    from llm_journey.checkpoint.model_folder import load_stored
+    from llm_journey.model.cost import count_parameters
 
-    config, state = load_state(path)
-    types = _count(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
-    weights = path / "model.safetensors"
-    parameters = sum(tensor.numel() for tensor in state.values())
-    return ModelFacts(path, dump(config), parameters, types, weights.stat().st_size, _certificate_of(path))
+    config, tensors, scheme = load_stored(path)
+    types = _count(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    weights, shown = path / "model.safetensors", dump(config)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    if scheme is not None:
+        parameters, shown = count_parameters(config).total, {"quantized": scheme.describe(), **shown}
+    return ModelFacts(path, shown, parameters, types, weights.stat().st_size, _certificate_of(path))
 
 
 def _describe_gguf(path: Path) -> ModelFacts:
