@@ -69,6 +69,7 @@ class QuantizeConfig:
             raise ValueError(f"--act-order is gptq's; {self.method} takes no column before another")
         if self.max_kl is not None and not 0 < self.max_kl < float("inf"):
             raise ValueError(f"--max-kl must be a positive number of nats, not {self.max_kl:g}")
+        scheme_of(self)
 
     @property
     def bound(self) -> float:
@@ -119,7 +120,8 @@ def quantize_to_folder(
 
 
 def scheme_of(config: QuantizeConfig) -> "Scheme":
-    """The format that a method writes: GPTQ's is int4's, its codes are chosen otherwise."""
+    """The format that a method writes: GPTQ's is int4's, its codes are chosen otherwise. Raises ValueError for numbers
+    that no format has."""
     from llm_journey.quantization.scheme import Scheme
 
     if config.method in ("int4", "gptq"):
