@@ -335,8 +335,8 @@ def test_a_hub_id_is_not_asked_for_offline(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported(shared_home: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="unknown export format 'onnx'; known: gguf, hf"):
-        export_model("rivers", "onnx", tmp_path / "new")
+    with pytest.raises(BadInputError, match="unknown export format 'mlx'; known: edge, gguf, hf, onnx"):
+        export_model("rivers", "mlx", tmp_path / "new")
     with pytest.raises(BadInputError, match="unknown GGUF type 'q5_1'"):
         export_model("rivers", "gguf", tmp_path / "new", type="q5_1")
     with pytest.raises(BadInputError, match="a folder for transformers keeps the model's numbers"):

@@ -1,9 +1,10 @@
-"""Models out: a folder that transformers opens, or a GGUF file that llama.cpp runs, each with its certificate.
+"""Models out: a folder that transformers opens, a GGUF file that llama.cpp runs, a graph for a runtime; certified.
 
 An export is a folder, written whole or not at all:
 
     config.json, model.safetensors, tokenizer.json ...   --to hf
     NAME-TYPE.gguf, Modelfile                            --to gguf (Modelfile: for ollama)
+    model.onnx, model.pt2, model.ts                      --to onnx, edge, torch-export, torchscript: app.runtime_exports
     certificate.json                                     what was compared, and how far it is from the source
     README.md                                            the card: the certificate in words, and the source's own card
 
@@ -11,28 +12,19 @@ What was written is opened again, by another project's reader where one is insta
 float32 on fixed texts; over a bound, nothing is left.
 """
 
-import datetime
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name, open_model
+from llm_journey.app.certificates import LOGIT_BOUND, TEXTS, Source, compare, findings, made, measures, require, table
+from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from llm_journey.evaluation.agreement import Agreement
-    from llm_journey.model.config import TransformerConfig
-
 CERTIFICATE, MODELFILE, CARD = "certificate.json", "Modelfile", "README.md"
-FORMATS = ("hf", "gguf")
-# Bound of what should be equal: float32 sums taken in another order.
-LOGIT_BOUND = 1e-4
+FORMATS = ("hf", "gguf", "onnx", "torch-export", "torchscript", "edge")
 # What a GGUF type may cost: mean KL to float32 in nats, over what is measured by a small factor, since it grows with
 # depth. The quickstart's model: 2e-7 (f16), 9e-5 (q8_0), 8e-3 (q4_1), 9e-3 (q4_0). SmolLM2, 30 layers: 3e-6, 2.2e-3,
 # 0 (its weights lie on Q4_1's grid already), and 0.56 for q4_0, which is no longer the same model, and refused.
@@ -43,20 +35,6 @@ _NOT_COMPOSED = (
     "accents gets other ids there"
 )
 _MAX_LICENCE = 200
-_TEXTS = (
-    "The city lies at the mouth of a river, and its harbour has been in use since the thirteenth century.",
-    "Water boils at a lower temperature on a mountain, because the air above it weighs less.",
-    "She opened the letter, read it twice, and put it back into the drawer without a word.",
-    "In 1905 four papers appeared that changed how physicists think about space, time and light.",
-    "To make the dough, mix 500 grams of flour with water, salt and a little yeast; let it rest for an hour.",
-    "def add(first, second):\n    return first + second\n",
-    "The committee met on Tuesday. It discussed the budget, the roof of the library and the new bus line.",
-    "What is the capital of France? And which river flows through it?",
-    "The species is found in wet forests, where it feeds on insects, seeds and the fruit of palms.",
-    "He was born in a small village in the north, the third of five children of a carpenter.",
-    "A prime number has exactly two divisors: 1 and itself. The first ones are 2, 3, 5, 7 and 11.",
-    "Le train part à sept heures du matin, et il arrive à midi.",
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +52,7 @@ class Export:
             ("Written", str(self.file)),
             ("Size", f"{found['bytes'] / 1e6:,.1f} MB"),
             ("Compared", found["compared"]),
-            *_measures(found),
+            *measures(found),
             ("Certificate", str(self.folder / CERTIFICATE)),
         ]
 
@@ -86,11 +64,11 @@ class Export:
 def export_model(
     name_or_path: str, to: str, out: Path, *, type: str | None = None, licence: str | None = None
 ) -> Export:
-    """Write a model as `to` ("hf" or "gguf") into the new folder `out`, certified.
+    """Write a model as `to` (one of FORMATS) into the new folder `out`, certified.
 
-    type: of a GGUF file's matrices (f16 where none is given, q8_0, q4_0, q4_1). licence: of the weights, where the
-    source names none. Raises BadInputError for what cannot be asked, JourneyError where the export is over
-    its bound: nothing is left.
+    type: of the file's matrices: GGUF's f16 (where none is given), q8_0, q4_0, q4_1; ONNX's float32, int8, int4,
+    int8-dynamic; the edge's int8 or int4. licence: of the weights, where the source names none. Raises BadInputError
+    for what cannot be asked, JourneyError where the export is over its bound: nothing is left.
     """
     if to not in FORMATS:
         raise unknown_name("export format", to, FORMATS)
@@ -101,38 +79,36 @@ def export_model(
     _check_licence(licence)
     _check_target(out)
     path = find_model(name_or_path)
-    source = _Source(path, model_name(name_or_path, path), name_or_path, licence)
-    write = _write_gguf if to == "gguf" else _write_folder if source.is_decoder else _write_other_folder
+    source = Source(path, model_name(name_or_path, path), name_or_path, licence)
+    write = _writer(to, source)
     with tensor_files.writing(out), files.new_directory(out) as temporary:
-        name, certificate = write(source, temporary, type or "f16")
+        name, certificate = write(source, temporary, type)
         certificate = {"model": source.name, "format": to, **certificate, **_file_facts(temporary / name)}
         files.write_json(temporary / CERTIFICATE, certificate)
         files.write_text(temporary / CARD, _card(source, name, certificate))
     return Export(out, out / name, certificate)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is exported. asked: the name or path that it was asked for by; licence: what the person says of it."""
+_Write = Callable[[Source, Path, str | None], tuple[str, dict[str, Any]]]
 
-    path: Path
-    name: str
-    asked: str
-    licence: str | None
 
-    @cached_property
-    def config(self) -> "TransformerConfig":
-        from llm_journey.checkpoint.model_folder import load_config
+def _writer(to: str, source: Source) -> _Write:
+    from llm_journey.app import encoder_exports, runtime_exports
 
-        return self.model.decoder.config if self.path.suffix == GGUF_SUFFIX else load_config(self.path)
-
-    @property
-    def is_decoder(self) -> bool:
-        return self.config.kind == "decoder"
-
-    @cached_property
-    def model(self) -> LanguageModel:
-        return open_model(self.asked)
+    match to:
+        case "hf":
+            return _write_folder if source.is_decoder else _write_other_folder
+        case "gguf":
+            return _write_gguf
+        case "onnx":
+            encoder = source.config.kind == "encoder"
+            return encoder_exports.write_onnx_encoder if encoder else runtime_exports.write_onnx
+        case "edge":
+            return runtime_exports.write_edge
+        case "torch-export":
+            return runtime_exports.write_torch_export
+        case _:
+            return runtime_exports.write_torchscript
 
 
 def _check_target(out: Path) -> None:
@@ -144,7 +120,7 @@ def _check_target(out: Path) -> None:
         raise BadInputError(f"{out}: holds files already, which an export would replace; choose a new folder")
 
 
-def _write_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
+def _write_folder(source: Source, folder: Path, type: str | None) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
     """A folder in Hugging Face layout, and transformers' logits of it beside ours."""
     from llm_journey.app.imports import write_model_folder
     from llm_journey.checkpoint.families import FAMILIES, family_of
@@ -158,14 +134,14 @@ def _write_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[s
     write_model_folder(source.path, folder)
     theirs = open_with_transformers(folder)
     _require_same_ids(model, folder)
-    agreement = _compare(model, model.decoder, lambda ids_bt: theirs(ids_bt).logits)
-    _require(agreement.largest_logit_difference, LOGIT_BOUND, "the largest logit difference to transformers")
+    agreement = compare(model, model.decoder, lambda ids_bt: theirs(ids_bt).logits)
+    require(agreement.largest_logit_difference, LOGIT_BOUND, "the largest logit difference to transformers")
     version = lineage.versions()["transformers"]
     compared = f"{model.name} in float32 with this folder opened by transformers {version}, and the ids of each text"
-    return "model.safetensors", _findings(compared, agreement, {"largest_logit_difference": LOGIT_BOUND})
+    return "model.safetensors", findings(compared, agreement, {"largest_logit_difference": LOGIT_BOUND})
 
 
-def _write_other_folder(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
+def _write_other_folder(source: Source, folder: Path, type: str | None) -> tuple[str, dict[str, Any]]:  # noqa: ARG001
     """An encoder's or an encoder-decoder's folder, and transformers' output of it beside ours on random ids."""
     from llm_journey.app.imports import write_model_folder
     from llm_journey.app.text_agreement import text_agreement
@@ -175,23 +151,24 @@ def _write_other_folder(source: _Source, folder: Path, type: str) -> tuple[str, 
     config, draw = source.config, random.Random(0)
     ids = [draw.randrange(config.vocab_size) for _ in range(min(config.context, 64))]
     difference = compare_with_transformers(folder, ids)
-    _require(difference, LOGIT_BOUND, "the largest difference to transformers")
+    require(difference, LOGIT_BOUND, "the largest difference to transformers")
     version = lineage.versions()["transformers"]
-    return "model.safetensors", text_agreement(folder, _TEXTS) | {
+    return "model.safetensors", text_agreement(folder, TEXTS) | {
         "compared": f"{source.name} in float32 with this folder opened by transformers {version}",
         "positions": len(ids),
         "largest_logit_difference": difference,
-        **_made({"largest_logit_difference": LOGIT_BOUND}),
+        **made({"largest_logit_difference": LOGIT_BOUND}),
     }
 
 
-def _write_gguf(source: _Source, folder: Path, type: str) -> tuple[str, dict[str, Any]]:
+def _write_gguf(source: Source, folder: Path, type: str | None) -> tuple[str, dict[str, Any]]:
     """A GGUF file, and its logits, read back from the file, beside the model's own."""
     from llm_journey.checkpoint.gguf.independent import read_independently
     from llm_journey.checkpoint.gguf.model import FILE_TYPES, build_decoder, read_gguf, write_gguf
     from llm_journey.checkpoint.model_folder import build
     from llm_journey.model.decoder import Decoder
 
+    type = type or "f16"
     if type not in FILE_TYPES:
         raise unknown_name("GGUF type", type, FILE_TYPES)
     model = source.model
@@ -208,49 +185,20 @@ def _write_gguf(source: _Source, folder: Path, type: str) -> tuple[str, dict[str
     _require_same_text(model, found.tokenizer)
     ours = build_decoder(found)
     theirs = ours if peer is None else build(found.config, peer.state, Decoder)
-    agreement = _compare(model, model.decoder, theirs)
+    agreement = compare(model, model.decoder, theirs)
     readers: dict[str, Any] = {"read_by": _ONLY_OURS}
     if peer is not None:
-        difference = _compare(model, ours, theirs).largest_logit_difference
-        _require(difference, LOGIT_BOUND, f"the largest logit difference between our reading and {peer.read_by}'s")
+        difference = compare(model, ours, theirs).largest_logit_difference
+        require(difference, LOGIT_BOUND, f"the largest logit difference between our reading and {peer.read_by}'s")
         readers = {"read_by": peer.read_by, "tensors_equal": peer.tensors, "reader_logit_difference": difference}
-    _require(agreement.mean_kl, KL_BOUNDS[type], f"the mean KL of {type}", "; choose a type with more bits")
+    require(agreement.mean_kl, KL_BOUNDS[type], f"the mean KL of {type}", "; choose a type with more bits")
     if type == "f16":
-        _require(1 - agreement.decided_agreement, 0.0, "the share of positions whose decided token changed")
+        require(1 - agreement.decided_agreement, 0.0, "the share of positions whose decided token changed")
     files.write_text(folder / MODELFILE, _modelfile(model, name))
     compared = f"{model.name} in float32 with this file, read by {readers['read_by']}, computed in float32"
     bounds = {"mean_kl": KL_BOUNDS[type], **({} if peer is None else {"reader_logit_difference": LOGIT_BOUND})}
     notes = [_NOT_COMPOSED] if model.tokenizer.compose else []
-    return name, {"type": type, **readers, **_findings(compared, agreement, bounds), "notes": notes}
-
-
-def _compare(
-    model: LanguageModel, reference: "Callable[[Tensor], Tensor]", other: "Callable[[Tensor], Tensor]"
-) -> "Agreement":
-    """The logits of two, on the fixed texts and as the same texts in a chat, cut as `model` cuts them."""
-    import torch
-
-    from llm_journey.evaluation.agreement import compare_logits
-
-    def pairs() -> "Iterator[tuple[Tensor, Tensor]]":
-        for ids in _probes(model):
-            ids_bt = torch.tensor([ids])
-            yield reference(ids_bt)[0], other(ids_bt)[0]
-
-    with torch.inference_mode():
-        return compare_logits(pairs())
-
-
-def _probes(model: LanguageModel) -> Iterator[list[int]]:
-    from llm_journey.tokenizer.chat_template import encode_chat
-
-    context = model.decoder.config.context
-    for text in _TEXTS:
-        yield model.prompt_ids(text)[:context]
-        if model.tokenizer.chat_template is not None:
-            yield encode_chat(model.tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)[
-                :context
-            ]
+    return name, {"type": type, **readers, **findings(compared, agreement, bounds), "notes": notes}
 
 
 def _require_same_text(model: LanguageModel, written: Any) -> None:
@@ -258,9 +206,9 @@ def _require_same_text(model: LanguageModel, written: Any) -> None:
     from llm_journey.tokenizer.chat_template import render_chat
 
     same = model.tokenizer.fingerprint == written.fingerprint and model.tokenizer.frame([0]) == written.frame([0])
-    same = same and all(model.tokenizer.encode(text) == written.encode(text) for text in _TEXTS)
+    same = same and all(model.tokenizer.encode(text) == written.encode(text) for text in TEXTS)
     if model.tokenizer.chat_template is not None:
-        chat = [{"role": "user", "content": _TEXTS[0]}]
+        chat = [{"role": "user", "content": TEXTS[0]}]
         first, second = (render_chat(item, chat, add_generation_prompt=True) for item in (model.tokenizer, written))
         same = same and first == second
     if not same:
@@ -275,32 +223,22 @@ def _require_same_ids(model: LanguageModel, folder: Path) -> None:
 
     opener: Any = transformers.AutoTokenizer
     peer = opener.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    same = all(peer(text)["input_ids"] == model.prompt_ids(text) for text in _TEXTS)
+    same = all(peer(text)["input_ids"] == model.prompt_ids(text) for text in TEXTS)
     if same and model.tokenizer.chat_template is not None:
-        chat = [{"role": "user", "content": _TEXTS[0]}]
+        chat = [{"role": "user", "content": TEXTS[0]}]
         rendered = peer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         same = rendered == render_chat(model.tokenizer, chat, add_generation_prompt=True)
     if not same:
         raise JourneyError("transformers makes other ids, or another chat, of the same text; nothing is written")
 
 
-def _require(value: float, bound: float, what: str, advice: str = "") -> None:
-    if not value <= bound:  # NaN fails too
-        raise JourneyError(f"{what} is {value:.2e}, over the bound {bound:.0e}; the export is not written{advice}")
-
-
-def _findings(compared: str, agreement: "Agreement", bounds: dict[str, float]) -> dict[str, Any]:
-    return {"compared": compared, "texts": len(_TEXTS), **agreement.describe(), **_made(bounds)}
-
-
-def _made(bounds: dict[str, float]) -> dict[str, Any]:
-    """The bounds that were held, when, and by which versions."""
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"bounds": bounds, "date": date, "versions": lineage.versions()}
-
-
 def _file_facts(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    """Name, size and hash of the main file; where its tensors lie beside it, their hash too, and the size of both."""
+    facts: dict[str, Any] = {"file": path.name, "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+    data = path.with_name(f"{path.name}.data")
+    if data.is_file():
+        facts |= {"bytes": facts["bytes"] + data.stat().st_size, "data_sha256": files.sha256_file(data)}
+    return facts
 
 
 def _modelfile(model: LanguageModel, name: str) -> str:
@@ -346,7 +284,7 @@ def _chatml_system(model: LanguageModel) -> tuple[str, str] | None:
     return begin if begins and not adds else "", system
 
 
-def _licence(source: _Source) -> str | None:
+def _licence(source: Source) -> str | None:
     """The licence of the weights: what the person says, what the catalog or the source's own card says; else None."""
     from llm_journey.datasets.catalog import CATALOG
 
@@ -361,7 +299,7 @@ def _licence(source: _Source) -> str | None:
     return None
 
 
-def _source_card(source: _Source) -> tuple[str, str]:
+def _source_card(source: Source) -> tuple[str, str]:
     """The metadata block of the source's own card, and the text behind it; either may be empty."""
     path = source.path / CARD
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -379,8 +317,9 @@ def _check_licence(licence: str | None) -> None:
         )
 
 
-def _card(source: _Source, name: str, certificate: dict[str, Any]) -> str:
+def _card(source: Source, name: str, certificate: dict[str, Any]) -> str:
     """The certificate for people. The source's own card follows, without its metadata block."""
+    from llm_journey.app import runtime_exports
     from llm_journey.core.config import to_yaml
     from llm_journey.model.cost import count_parameters
 
@@ -388,6 +327,8 @@ def _card(source: _Source, name: str, certificate: dict[str, Any]) -> str:
     shape = f"{config.num_layers} layers, {config.width} wide, {config.num_heads} heads, {config.context:,} tokens"
     if name.endswith(GGUF_SUFFIX):
         use = f"llama-cli -m {name}\nollama create {source.name.removesuffix(GGUF_SUFFIX)} -f {MODELFILE}"
+    elif certificate["format"] in runtime_exports.USES:
+        use = runtime_exports.USES[certificate["format"]]
     else:
         use = 'journey models show .   # in transformers: from_pretrained(".")'
     bounds = ", ".join(f"{key} <= {value:g}" for key, value in certificate["bounds"].items())
@@ -397,29 +338,9 @@ def _card(source: _Source, name: str, certificate: dict[str, Any]) -> str:
         f"{count_parameters(config).total:,} parameters: {shape}. Licence of the weights: {licence}.",
         f"## Use\n\n```\n{use}\n```",
         f"## Certificate\n\nCompared: {certificate['compared']}, at {certificate['positions']} positions. "
-        f"Bound: {bounds}.\n\n{_table(certificate)}",
+        f"Bound: {bounds}.\n\n{table(certificate)}",
         *(f"Note: {note}" for note in certificate.get("notes", ())),
     ]
     if body := _source_card(source)[1]:
         sections.append(f"## The source's own card\n\n{body}")
     return "\n\n".join(sections) + "\n"
-
-
-def _table(certificate: dict[str, Any]) -> str:
-    lines = [f"| {label} | {value} |" for label, value in _measures(certificate)]
-    return "\n".join(["| measure | value |", "| --- | ---: |", *lines])
-
-
-def _measures(certificate: dict[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) of what was measured; an encoder's folder has fewer."""
-    shown = {
-        "reader_logit_difference": ("Largest logit difference between two readers of the file", ".2e"),
-        "largest_logit_difference": ("Largest logit difference", ".2e"),
-        "greedy_agreement": ("Same most likely token", ".2%"),
-        "decided_agreement": ("The same where the lead exceeds 0.05", ".2%"),
-        "mean_kl": ("Mean KL, nats", ".2e"),
-        "largest_kl": ("Largest KL, nats", ".2e"),
-        "same_ids": ("Same ids of a text", ".2%"),
-        "same_answers": ("Same answer to a text", ".2%"),
-    }
-    return [(label, f"{certificate[key]:{form}}") for key, (label, form) in shown.items() if key in certificate]

@@ -10,6 +10,7 @@ from llm_journey.cli.options import Json, Model, examples
 EXPORT_EXAMPLES = examples(
     "journey export quickstart --to gguf --type q8_0 --out quickstart-gguf",
     "journey export smollm2-135m-instruct --to hf --out smollm2",
+    "journey export smollm2-135m-instruct --to edge --type int4 --out smollm2-edge",
 )
 
 
@@ -17,13 +18,22 @@ def export(
     model: Model,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="hf|gguf", help="transformers' folder, or llama.cpp's file.", show_default=False),
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="hf (transformers), gguf (llama.cpp, ollama), onnx, torch-export, torchscript, or edge: a folder that "
+            "answers with numpy and onnxruntime alone.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.", show_default=False)],
     type_: Annotated[
         str | None,
         typer.Option(
-            "--type", metavar="TYPE", help="Of a GGUF file's matrices: f16 (the default), q8_0, q4_1 or q4_0."
+            "--type",
+            metavar="TYPE",
+            help="Of the matrices. gguf: f16 (the default), q8_0, q4_1, q4_0. onnx: float32 (the default), int8, int4, "
+            "int8-dynamic. edge: int8 (the default), int4, float32.",
         ),
     ] = None,
     licence: Annotated[
@@ -31,7 +41,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model for transformers, or for llama.cpp and ollama.
+    """Write a model for other programs: transformers, llama.cpp and ollama, onnxruntime, PyTorch alone, the edge.
 
     What was written is opened again and compared with the model; the result lies beside it in certificate.json. Over
     its bound, nothing is written.

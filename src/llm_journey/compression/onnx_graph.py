@@ -63,7 +63,7 @@ class Graph:
         """A tensor under a name; one that is there already stays."""
         if name not in self.tensors:
             array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
-            self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self.tensors[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def ints(self, *values: int) -> str:
