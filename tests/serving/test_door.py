@@ -80,7 +80,7 @@ def test_key_files(tmp_path) -> None:
 def test_a_server_with_keys(caplog: pytest.LogCaptureFixture) -> None:
     """Refusals have OpenAI's shape; no log line and no answer holds a key or a prompt."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "a secret prompt"}], "max_tokens": 2}
-    with running(keys=(KEY,)) as server, httpx.Client(base_url=server.url) as client, caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), running(keys=(KEY,)) as server, httpx.Client(base_url=server.url) as client:
         refused = client.post("/v1/chat/completions", json=body)
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert refused.json()["error"]["code"] == "invalid_api_key"

@@ -29,7 +29,7 @@ def tight(_sockets: None) -> Iterator[Running]:
         yield found
 
 
-def body(text: str = "The river", **more: Any) -> dict[str, Any]:
+def body(text: str | list[str] = "The river", **more: Any) -> dict[str, Any]:
     return {"model": MODEL, "prompt": text, "max_tokens": 4, "temperature": 0, **more}
 
 
@@ -171,6 +171,31 @@ def test_nonsense_is_refused_in_openais_shape(tight: Running, content: bytes) ->
     assert answer.status_code == 400
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert answers(tight)
+
+
+def test_bodies_together_take_no_more_than_their_room(tight: Running) -> None:
+    """Twenty connections that each send most of a large body and wait: the last are told to come again."""
+    connections = [raw(tight) for _ in range(20)]
+    try:
+        data = request_bytes(body("x" * 19_000))[:-10]
+        for connection in connections:
+            connection.sendall(data)
+        found = [connection.recv(4096)[:12] for connection in connections]
+    finally:
+        for connection in connections:
+            connection.close()
+    assert found.count(b"HTTP/1.1 429") == 4 and found.count(b"HTTP/1.1 408") == 16
+    until(lambda: tight.server.config.loaded_app._held_bytes == 0)
+    assert answers(tight)
+
+
+def test_more_prompts_than_are_answered_cost_nothing(tight: Running) -> None:
+    """They are refused before any is made ready."""
+    shape = {"regex": "[a-z]{500}[0-9]{500}"}
+    began = time.monotonic()
+    many = httpx.post(f"{tight.url}/v1/completions", json=body(["x"] * 3000, n=100, structured_outputs=shape))
+    assert many.status_code == 400 and "300000 answers" in many.text
+    assert time.monotonic() - began < 2
 
 
 def test_bytes_that_are_no_http(tight: Running) -> None:

@@ -79,7 +79,7 @@ class LocalChatModel:
         given = (sampling or ChatSampling()).given()
         if isinstance(given.get("stop"), tuple):
             given["stop"] = list(given["stop"])
-        wanted = chat_orders(self.served, _checked(body | given), max_new_tokens=self.max_new_tokens)
+        wanted = chat_orders(self.served, _checked(body | given), max_new_tokens=self.max_new_tokens, max_n=1)
         reader, num_tokens = wanted.reader(), 0
         for piece in pieces(self.served, wanted.orders):
             num_tokens += len(piece.tokens)

@@ -162,6 +162,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
 
 def _add_generation(app: FastAPI, service: Service) -> None:
+    limits = {"max_new_tokens": service.config.max_new_tokens, "max_n": service.config.max_n}
     streamed: dict[int | str, dict[str, Any]] = {
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
     }
@@ -171,8 +172,7 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         """The reply to a conversation."""
         served = service.model(body.model)
         _note_prompt(service, request, [message.model_dump(exclude_none=True) for message in body.messages])
-        limit = service.config.max_new_tokens
-        wanted = await asyncio.to_thread(chat_orders, served, body, max_new_tokens=limit)
+        wanted = await asyncio.to_thread(chat_orders, served, body, **limits)
         names = _names("chatcmpl", served)
         answering = _Answering(service, served, wanted.orders, request)
         if body.stream:
@@ -186,8 +186,7 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         """The continuation of a text."""
         served = service.model(body.model)
         _note_prompt(service, request, body.prompt)
-        limit = service.config.max_new_tokens
-        orders = await asyncio.to_thread(completion_orders, served, body, max_new_tokens=limit)
+        orders = await asyncio.to_thread(completion_orders, served, body, **limits)
         names = _names("cmpl", served)
         answering = _Answering(service, served, orders, request)
         if body.stream:
@@ -239,10 +238,6 @@ class _Answering:
     """One request's way from orders to its response: places, deadline, metrics, the end."""
 
     def __init__(self, service: Service, served: ServedModel, orders: Sequence[Order], request: Request) -> None:
-        if len(orders) > service.config.max_n:
-            raise ApiError(
-                400, f"{len(orders)} answers are asked for (prompts times n), at most {service.config.max_n}", param="n"
-            )
         self._service, self._served, self._orders, self._request = service, served, orders, request
         self._answers = AsyncAnswers(served, orders)
         self._deadline = time.monotonic() + service.config.request_seconds

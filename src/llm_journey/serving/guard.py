@@ -29,6 +29,7 @@ _LOOPBACK_NAMES = frozenset({"localhost"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY_CHARACTERS = 16
 _LINGER_SECONDS = 2.0
+_HELD_BODIES = 16  # so many bodies of the largest size at once
 _MAX_KEY_FILE_BYTES = 1 << 16
 
 
@@ -128,6 +129,7 @@ class Guard:
     ) -> None:
         self.app, self._door, self._on_end = app, door, on_end
         self._max_body_bytes, self._read_seconds = max_body_bytes, read_seconds
+        self._held_bytes = 0  # of bodies that are being read or answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,6 +139,7 @@ class Guard:
         facts = facts_of(scope)
         facts |= {"id": _request_id(headers), "method": scope["method"], "path": scope["path"][:200], "status": 499}
         began = time.monotonic()
+        held = _Held(self)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -145,7 +148,7 @@ class Guard:
             await send(message)
 
         try:
-            body = await self._admitted(scope, headers, receive)
+            body = await self._admitted(scope, headers, receive, held)
         except ApiError as refusal:
             response = refusal.response()
             response.headers["connection"] = "close"
@@ -155,12 +158,13 @@ class Guard:
         else:
             await self.app(scope, _replay(body, receive), sending)
         finally:
+            held.give_back()
             seconds = time.monotonic() - began
             log("request", facts | {"seconds": round(seconds, 4)})
             route = getattr(scope.get("route"), "path", "other")
             self._on_end(route, facts["status"], seconds)
 
-    async def _admitted(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _admitted(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, held: "_Held") -> bytes:
         """The body of a request that may come in. Raises ApiError for one that may not."""
         try:
             self._door.check(scope["path"], headers)
@@ -170,9 +174,9 @@ class Guard:
         except ApiError:
             await _read_off(receive)
             raise
-        return await self._body(receive)
+        return await self._body(receive, held)
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, held: "_Held") -> bytes:
         """The whole body. Raises ApiError where it is too large or too slow."""
         parts, size = [], 0
         try:
@@ -183,6 +187,7 @@ class Guard:
                         raise _Gone
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
+                    held.take(len(parts[-1]))
                     if size > self._max_body_bytes:
                         if message.get("more_body", False):
                             await _read_off(receive)
@@ -194,6 +199,25 @@ class Guard:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self._max_body_bytes} bytes", code="body_too_large")
+
+
+class _Held:
+    """What one request's body takes of the room that all of them share."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard, self._bytes = guard, 0
+
+    def take(self, count: int) -> None:
+        """Raises ApiError 429 where the bodies together would take too much memory."""
+        if self._guard._held_bytes + count > _HELD_BODIES * self._guard._max_body_bytes:
+            raise ApiError(429, "the server reads too many large requests; try again", headers={"Retry-After": "1"})
+        self._guard._held_bytes += count
+        self._bytes += count
+
+    def give_back(self) -> None:
+        """After the answer."""
+        self._guard._held_bytes -= self._bytes
+        self._bytes = 0
 
 
 class _Gone(Exception):  # noqa: N818 - no error: the client has left

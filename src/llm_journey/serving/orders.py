@@ -55,8 +55,9 @@ class ChatOrders:
         return ReplyReader(tools=self.calls, begun=self.begun)
 
 
-def chat_orders(served: ServedModel, request: ChatRequest, *, max_new_tokens: int) -> ChatOrders:
+def chat_orders(served: ServedModel, request: ChatRequest, *, max_new_tokens: int, max_n: int) -> ChatOrders:
     """What a chat request asks for. Raises BadInputError that says what cannot be done."""
+    _check_count(request.n or 1, max_n)
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or ()]
     choice = request.tool_choice or "auto"
     if choice == "none":
@@ -73,8 +74,11 @@ def chat_orders(served: ServedModel, request: ChatRequest, *, max_new_tokens: in
     return ChatOrders(orders, bool(tools), begun)
 
 
-def completion_orders(served: ServedModel, request: CompletionRequest, *, max_new_tokens: int) -> list[Order]:
+def completion_orders(
+    served: ServedModel, request: CompletionRequest, *, max_new_tokens: int, max_n: int
+) -> list[Order]:
     """What a completion request asks for: of each prompt n answers, in order."""
+    _check_count(len(request.prompts) * (request.n or 1), max_n)
     prompts = [_prompt_ids(served, prompt) for prompt in request.prompts]
     make = _maker(served, _shape(request), [], begun=False)
     return _orders(served, request, prompts, make, request.logprobs, max_new_tokens)
@@ -87,6 +91,12 @@ def chat_ids(served: ServedModel, messages: Sequence[ChatMessage], tools: Sequen
         return encode_chat(served.tokenizer, rendered, add_generation_prompt=True, tools=list(tools) or None)
     plain = plain_messages([_message(message) for message in messages], tools)
     return encode_chat(served.tokenizer, plain, add_generation_prompt=True)
+
+
+def _check_count(count: int, max_n: int) -> None:
+    """Before anything is made of the prompts."""
+    if count > max_n:
+        raise BadInputError(f"{count} answers are asked for (prompts times n), at most {max_n} are given")
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
