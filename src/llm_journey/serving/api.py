@@ -48,6 +48,8 @@ from llm_journey.serving.waiting import ClientGone, EventStream, Places, while_w
 
 T = TypeVar("T")
 _FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
+# Of one server-sent event; its data is a piece of the answer as JSON, and [DONE] at the end.
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 _GONE = 499  # nginx's status for a client that has left; nobody receives it
 
 
@@ -163,9 +165,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
 def _add_generation(app: FastAPI, service: Service) -> None:
     limits = {"max_new_tokens": service.config.max_new_tokens, "max_n": service.config.max_n}
-    streamed: dict[int | str, dict[str, Any]] = {
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-    }
+    streamed: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
     @app.post("/v1/chat/completions", tags=["text"], response_model=ChatAnswer, responses=streamed)
     async def chat(body: ChatRequest, request: Request) -> Any:
