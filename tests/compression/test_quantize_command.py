@@ -50,7 +50,7 @@ def test_every_method_gives_a_folder_that_other_commands_take(
     assert certificate == json.loads((out / "certificate.json").read_text())
     # The figures again, by another route: the folder's own codes as plain weights, on the texts of the certificate.
     source, opened = open_model(str(model)), open_model(str(out))
-    windows = quantize._Texts(source, str(corpus), quantize.Observer()).measured_bt
+    windows = quantize.Texts(source, str(corpus), quantize.Observer()).measured_bt
     assert certificate["positions"] == windows.numel() >= 256
     plain, _ = load_decoder(out)
     if method != "dynamic-int8":  # whose activations are rounded too
@@ -98,7 +98,7 @@ def test_gptq_is_fitted_to_the_training_part_alone(
     monkeypatch.setattr(calibration, "quantize_by_gptq", watched)
     config = QuantizeConfig(method="gptq", bits=3, text=str(corpus), max_kl=1)
     found = quantize_to_folder(str(model), tmp_path / "out", config)
-    texts = quantize._Texts(open_model(str(model)), str(corpus), quantize.Observer())
+    texts = quantize.Texts(open_model(str(model)), str(corpus), quantize.Observer())
     assert torch.equal(seen[0], texts.calibration_bt)
     assert found.certificate["calibration_tokens"] == seen[0].numel()
     fitted = {tuple(row) for row in seen[0].unfold(1, 16, 1).flatten(0, 1).tolist()}

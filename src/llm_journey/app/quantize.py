@@ -110,7 +110,7 @@ def quantize_to_folder(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInputError(f"{out}: is not empty; choose a new folder")
     source = open_model(name_or_path, precision="float32")
-    texts = _Texts(source, config.text, observer)
+    texts = Texts(source, config.text, observer)
     with tensor_files.writing(out), files.new_directory(out) as temporary:
         facts = _write(source, config, texts, temporary, observer)
         certificate = _certify(source, config, texts, temporary, observer) | facts
@@ -152,7 +152,7 @@ def quantized_decoder(
     return result
 
 
-class _Texts:
+class Texts:
     """Windows of ids of the two parts of a text: what codes may be fitted to, and what they are measured on."""
 
     def __init__(self, model: LanguageModel, source: str, observer: Observer) -> None:
@@ -184,7 +184,7 @@ class _Texts:
 
         window = min(_WINDOW, self._model.config.context)
         ids: list[int] = []
-        for document in self._documents(split):
+        for document in self.documents(split):
             ids += document
             if len(ids) >= num_tokens:
                 break
@@ -196,7 +196,8 @@ class _Texts:
             )
         return torch.tensor(ids[: count * window]).view(count, window)
 
-    def _documents(self, split: str) -> Iterator[list[int]]:
+    def documents(self, split: str) -> Iterator[list[int]]:
+        """The ids of each document of a part ("train" or "validation"), its end token behind it."""
         from llm_journey.datasets.prepare import iterate_texts
 
         tokenizer = self._model.tokenizer
@@ -206,7 +207,7 @@ class _Texts:
 
 
 def _write(
-    source: LanguageModel, config: QuantizeConfig, texts: _Texts, folder: Path, observer: Observer
+    source: LanguageModel, config: QuantizeConfig, texts: Texts, folder: Path, observer: Observer
 ) -> dict[str, Any]:
     """The model's files; returns what the certificate says of them."""
     import torch
@@ -238,7 +239,7 @@ def bits(decoder: "Decoder") -> float:
 
 
 def _certify(
-    source: LanguageModel, config: QuantizeConfig, texts: _Texts, folder: Path, observer: Observer
+    source: LanguageModel, config: QuantizeConfig, texts: Texts, folder: Path, observer: Observer
 ) -> dict[str, Any]:
     """Open the folder again, and measure it beside the source and beside its own fast form."""
     from llm_journey.checkpoint.model_folder import load_decoder

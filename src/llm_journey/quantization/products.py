@@ -215,7 +215,7 @@ class DynamicInt8Product:
     def __init__(self, weight: DynamicInt8Weight, bias_m: Tensor | None = None) -> None:
         self.weight = weight
         self.bias_m = None if bias_m is None else bias_m.detach().float()
-        self._integers = weight.codes_nk.device.type == "cpu"
+        self._integers = weight.codes_nk.device.type == "cpu" and _has_vnni()
 
     @property
     def num_bytes(self) -> int:
