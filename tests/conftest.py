@@ -76,7 +76,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _machine_measured() -> Iterator[None]:
+    """No measuring of this machine, which takes longer than a tiny run; runs in processes of their own still do it."""
+    from llm_journey.training import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "peak_flops", lambda *_: 1e11)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory, _machine_measured: None) -> Path:
     """A recipe that trains on the corpus in about a second."""
     path = tmp_path_factory.mktemp("recipes") / "rivers.yaml"
     path.write_text(TINY_RECIPE.replace("SOURCE", str(corpus)), encoding="utf-8")

@@ -1,10 +1,10 @@
 """The README keeps its word: its commands are run, its table is true, its links lead somewhere.
 
 A block under `<!-- run -->` is run here as it stands; under `<!-- run: OPTIONS -->` the options are added to each
-`quickstart`, `train` and `data prepare`, so that it takes seconds. All blocks share one JOURNEY_HOME, in their order.
+`quickstart`, `train` and `data prepare`, so that it takes seconds. All blocks share one JOURNEY_HOME, in their order,
+and their commands one process: tests/cli shows that the program itself starts, here it would start twenty times.
 """
 
-import os
 import re
 import shlex
 import shutil
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from command_line import Journey
 from llm_journey.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -61,29 +62,31 @@ def commands(code: str, options: str | None) -> list[list[str]]:
 
 
 @pytest.mark.network
-def test_the_commands_run(wiki_summaries: Path, corpus: Path, tmp_path: Path) -> None:
+def test_the_commands_run(
+    wiki_summaries: Path,
+    corpus: Path,
+    tmp_path: Path,
+    journey: Journey,
+    monkeypatch: pytest.MonkeyPatch,
+    _machine_measured: None,
+) -> None:
     home = tmp_path / "home"
     target = home / "cache" / "catalog" / "wiki-summaries"
     shutil.copytree(wiki_summaries, target)
     shutil.copytree(corpus, tmp_path / "texts")
-    environment = {**os.environ, "JOURNEY_HOME": str(home)}
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, (command, done.stderr)
-        return done.stdout
-
+    monkeypatch.setenv("JOURNEY_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
     blocks = list(BLOCK.finditer(README))
     assert [block["language"] for block in blocks].count("bash") >= 6
     for block in blocks:
         if block["language"] == "python":
-            run(sys.executable, "-c", block["code"])
+            command = [sys.executable, "-c", block["code"]]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, (command, done.stderr)
             continue
         for words in commands(block["code"], block["options"]):
-            output = run(sys.executable, "-m", "llm_journey", *words[1:])
-            assert output.strip(), words
+            outcome = journey(*words[1:])
+            assert outcome.code == 0 and outcome.out.strip(), (words, outcome.err)
 
 
 def test_every_journey_command_in_the_text_exists() -> None:
