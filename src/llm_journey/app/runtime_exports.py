@@ -45,7 +45,7 @@ def write_onnx(source: Source, folder: Path, type: str | None) -> tuple[str, dic
     require_onnx()
     model = _decoder_of(source)
     path = folder / "model.onnx"
-    notes = _write_graph(model, path, type)
+    notes = write_graph(model, path, type)
     write_neighbours(source, folder)
     peer = OnnxDecoder(path)
     certificate = _certify(model, type, _whole(peer), peer)
@@ -68,7 +68,7 @@ def write_edge(source: Source, folder: Path, type: str | None) -> tuple[str, dic
     require_onnx()
     model = _decoder_of(source)
     path = folder / "model.onnx"
-    notes = _write_graph(model, path, type, last_only=True)
+    notes = write_graph(model, path, type, last_only=True)
     files.write_json(folder / "edge.json", _edge_facts(model))
     _write_tokenizer(model, folder)
     shutil.copyfile(edge_runner.__file__, folder / _RUNNER)
@@ -114,7 +114,7 @@ def _decoder_of(source: Source) -> LanguageModel:
     return source.model
 
 
-def _write_graph(model: LanguageModel, path: Path, type: str, *, last_only: bool = False) -> list[str]:
+def write_graph(model: LanguageModel, path: Path, type: str, *, last_only: bool = False) -> list[str]:
     """Write a graph; returns what is to be noted of it."""
     from llm_journey.compression.onnx_bits import MATRICES
     from llm_journey.compression.onnx_files import quantize_dynamically, save_onnx

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llm_journey.cli import (
+    bench,
     boundary,
     data,
     doctor,
@@ -53,6 +54,7 @@ for _verb, _epilog in (
     (quantize.quantize, quantize.QUANTIZE_EXAMPLES),
     (export.export, export.EXPORT_EXAMPLES),
     (serve.serve, serve.SERVE_EXAMPLES),
+    (bench.bench, bench.BENCH_EXAMPLES),
     (runs.report, runs.REPORT_EXAMPLES),
     (parity.parity, parity.PARITY_EXAMPLES),
     (doctor.doctor, doctor.DOCTOR_EXAMPLES),
