@@ -82,6 +82,22 @@ def test_python_opens_it_too(model: Path, corpus: Path, at_home: Path, tmp_path:
     assert opened.generate("The river", max_new_tokens=3)
 
 
+@pytest.mark.parametrize("arguments", [("gguf", "--type", "f16"), ("hf",)], ids=["gguf", "hf"])
+def test_exports_are_what_the_codes_say(
+    arguments: tuple[str, ...], model: Path, corpus: Path, at_home: Path, tmp_path: Path, journey: Journey
+) -> None:
+    """Dequantized, which is said: beside the folder's own logits, an export differs by its own rounding alone."""
+    quantize_to_folder(str(model), tmp_path / "codes", QuantizeConfig(method="nf4", text=str(corpus)))
+    done = journey("export", tmp_path / "codes", "--to", *arguments, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "quantized; " in done.err
+    codes, exported = open_model(str(tmp_path / "codes")), open_model(str(tmp_path / "out"))
+    ids_bt = torch.tensor([codes.prompt_ids("The old river by the stone house")])
+    with torch.inference_mode():
+        wanted, found = codes.decoder(ids_bt), exported.decoder(ids_bt)
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=5e-3 if arguments[0] == "gguf" else 1e-4)
+
+
 def test_gptq_is_fitted_to_the_training_part_alone(
     model: Path, corpus: Path, at_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,14 @@ class Source:
 
     @cached_property
     def model(self) -> LanguageModel:
-        return open_model(self.asked)
+        """A quantized folder's weights are taken as its codes say, which is said: no other program reads the codes."""
+        from llm_journey.core.console import messages
+        from llm_journey.quantization.layers import dequantize_model
+
+        model = open_model(self.asked)
+        if dequantize_model(model.decoder):
+            messages().print(f"{self.name}: quantized; exported as its codes say", markup=False, soft_wrap=True)
+        return model
 
 
 def compare(
