@@ -11,6 +11,8 @@ from llm_journey.app.embedder import open_embedder
 from llm_journey.app.language_model import open_model
 from llm_journey.checkpoint.model_folder import load_model, save_model
 from llm_journey.core.files import write_json
+from llm_journey.quantization.layers import quantize_model
+from llm_journey.quantization.scheme import Scheme
 from llm_journey.tokenizer import TokenizerConfig
 from llm_journey.tokenizer.train import train_tokenizer
 
@@ -27,6 +29,11 @@ def _model_folders(directory: Path) -> list[Path]:
     for number, choices in enumerate((QWEN3, GPT2, MASKED, MARIAN, *OWN_KINDS)):
         folders.append(directory / str(number))
         save_model(small_model(**choices), folders[-1])
+    for scheme in (Scheme(), Scheme(bits=3, symmetric=True), Scheme(format="int8"), Scheme(format="nf4")):
+        folders.append(directory / scheme.describe())
+        quantized = small_decoder(width=32, num_heads=2, num_kv_heads=1, head_width=16, mlp_width=64)
+        quantize_model(quantized, scheme)
+        save_model(quantized, folders[-1])
     return folders
 
 

@@ -127,7 +127,6 @@ class LanguageModel:
         self._decoder: Decoder | None = decoder
         self._load = load
         self._engine: Engine | None = None
-        self._parameters = sum(parameter.numel() for parameter in decoder.parameters())
 
     @property
     def decoder(self) -> "Decoder":
@@ -218,10 +217,12 @@ class LanguageModel:
 
     def rows(self) -> list[tuple[str, str]]:
         """(label, value) rows that describe the model."""
+        from llm_journey.model.cost import count_parameters
+
         config = self.config
         return [
             ("Model", self.name),
-            ("Parameters", f"{self._parameters:,}"),
+            ("Parameters", f"{count_parameters(config).total:,}"),
             ("Context", f"{config.context:,} tokens"),
             ("Vocabulary", f"{self.tokenizer.vocab_size:,} tokens"),
             ("Shape", f"{config.num_layers} layers, {config.width} wide, {config.num_heads} heads"),
