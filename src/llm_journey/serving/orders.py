@@ -6,6 +6,7 @@ Prompts that do not fit the context and answers that ask for too much are refuse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llm_journey.core.config import validate
@@ -157,25 +158,23 @@ def _shape(request: Sampled) -> dict[str, Any]:
 
 def _maker(
     served: ServedModel, shape: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], begun: bool
-) -> Callable[[], Constraint | None]:
-    """What gives each answer a constraint of its own."""
-    if tools:
-        schema = call_schema(tools)
-        if begun:
-            return lambda: _constraint(served, schema=schema)
-        return lambda: ToolGate(served.tokenizer, served.closers, _constraint(served, schema=schema))
-    return (lambda: _constraint(served, **shape)) if shape else (lambda: None)
-
-
-def _constraint(served: ServedModel, **shape: Any) -> Constraint:
-    return make_constraint(served.tokenizer, stop_ids=served.stop_ids, **shape)
+) -> Callable[[int], Constraint | None]:
+    """What gives each answer a constraint of its own, from the most tokens that it may have."""
+    tokenizer = served.tokenizer
+    if tools and not begun:  # how many tokens are left for a call is not known before it begins
+        call = partial(make_constraint, tokenizer, schema=call_schema(tools), stop_ids=served.stop_ids)
+        return lambda _: ToolGate(tokenizer, served.closers, call())
+    wanted = {"schema": call_schema(tools)} if tools else shape
+    if not wanted:
+        return lambda _: None
+    return lambda tokens: make_constraint(tokenizer, **wanted, stop_ids=served.stop_ids, max_new_tokens=tokens)
 
 
 def _orders(
     served: ServedModel,
     request: ChatRequest | CompletionRequest,
     prompts: Sequence[list[int]],
-    make: Callable[[], Constraint | None],
+    make: Callable[[int], Constraint | None],
     logprobs: int | None,
     max_new_tokens: int,
 ) -> list[Order]:
@@ -193,7 +192,8 @@ def _orders(
         for number in range(count):
             seed = None if request.seed is None else (request.seed + number) % (1 << 63)
             chosen = validate(SamplingConfig, sampling | {"seed": seed}, "sampling settings")
-            orders.append(Order(ids, chosen, request.stops, make(), logprobs))
+            tokens = min(chosen.max_new_tokens, config.context - len(ids))
+            orders.append(Order(ids, chosen, request.stops, make(tokens), logprobs))
     return orders
 
 
