@@ -2,9 +2,9 @@
 
     int8: key = scale * q, q in -127..127, one scale for each position and head
 
-Positions lie one after another, all heads of one together, so that the blocks of a table which follow each other in
-memory are read as one view; others are gathered. Legend: L layers, P positions of the pool, N new tokens, S positions
-of a sequence, K key-value heads, E head width.
+Positions lie one after another, all keys and values of one together, so that the blocks of a table which follow each
+other in memory are read as one view; others are gathered. Legend: L layers, P positions of the pool, N new tokens, S positions
+of a sequence, K key-value heads, J = 2 K keys and values of a position, E head width.
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,17 @@ class PagedCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> None:
-        self.block_size = block_size
-        shape = (config.num_layers, 2, num_blocks * block_size, config.num_kv_heads, config.head_width)
-        self._table_l2pke = torch.empty(shape, dtype=dtype, device=device)
-        self._scales_l2pk = torch.empty(shape[:-1], device=device) if dtype == torch.int8 else None
+        self.block_size, self._num_kv_heads = block_size, config.num_kv_heads
+        shape = (config.num_layers, num_blocks * block_size, 2 * config.num_kv_heads, config.head_width)
+        self._table_lpje = torch.empty(shape, dtype=dtype, device=device)
+        self._scales_lpj = torch.empty(shape[:-1], device=device) if dtype == torch.int8 else None
         self._steps = torch.arange(block_size, device=device)
+        self._as_it_is = dtype == torch.float32 or self._table_lpje.device.type != "cpu"
 
     @property
     def num_bytes(self) -> int:
         """What keys and values take when every block is in use."""
-        return self._table_l2pke.nbytes + (self._scales_l2pk.nbytes if self._scales_l2pk is not None else 0)
+        return self._table_lpje.nbytes + (self._scales_lpj.nbytes if self._scales_lpj is not None else 0)
 
     def slots(self, table: Sequence[int], start: int, stop: int) -> Slots:
         """Where positions `start` to `stop` of the sequence with this table lie."""
@@ -52,24 +53,22 @@ class PagedCache:
         starts = torch.tensor(blocks, device=self._steps.device) * size
         return (starts[:, None] + self._steps).flatten()[offset : offset + stop - start]
 
-    def write(self, layer: int, slots: Slots, k_nke: Tensor, v_nke: Tensor) -> None:
-        """Put keys and values of new tokens at their slots."""
-        for side, x_nke in enumerate((k_nke, v_nke)):
-            if self._scales_l2pk is None:
-                self._table_l2pke[layer, side, slots] = x_nke.to(self._table_l2pke.dtype)
-            else:
-                scale_nk = x_nke.abs().amax(-1) / 127
-                divisor_nk1 = torch.where(scale_nk > 0, scale_nk, 1.0)[..., None]
-                self._scales_l2pk[layer, side, slots] = scale_nk
-                self._table_l2pke[layer, side, slots] = (x_nke / divisor_nk1).round().to(torch.int8)
+    def write(self, layer: int, slots: Slots, kv_nje: Tensor) -> None:
+        """Put the keys of new tokens, and after them their values, at their slots: (N, 2 K, E)."""
+        if self._scales_lpj is None:
+            self._table_lpje[layer, slots] = kv_nje
+            return
+        scale_nj = kv_nje.abs().amax(-1) / 127
+        divisor_nj1 = torch.where(scale_nj > 0, scale_nj, 1.0)[..., None]
+        self._scales_lpj[layer, slots] = scale_nj
+        self._table_lpje[layer, slots] = (kv_nje / divisor_nj1).round().to(torch.int8)
 
     def read(self, layer: int, slots: Slots) -> tuple[Tensor, Tensor]:
         """Keys and values (1, K, S, E) at these slots, float32 on a CPU."""
-        k_ske, v_ske = self._one(layer, 0, slots), self._one(layer, 1, slots)
-        return k_ske.transpose(0, 1)[None], v_ske.transpose(0, 1)[None]
-
-    def _one(self, layer: int, side: int, slots: Slots) -> Tensor:
-        x_ske = self._table_l2pke[layer, side, slots]
-        if self._scales_l2pk is not None:
-            return x_ske * self._scales_l2pk[layer, side, slots][..., None]
-        return x_ske.float() if x_ske.device.type == "cpu" else x_ske
+        kv_sje = self._table_lpje[layer, slots]
+        if self._scales_lpj is not None:
+            kv_sje = kv_sje * self._scales_lpj[layer, slots][..., None]
+        elif not self._as_it_is:
+            kv_sje = kv_sje.float()
+        kv_1jse = kv_sje.transpose(0, 1)[None]
+        return kv_1jse[:, : self._num_kv_heads], kv_1jse[:, self._num_kv_heads :]

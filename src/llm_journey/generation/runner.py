@@ -24,7 +24,6 @@ from llm_journey.model.blocks import Block
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.mlp import ACTIVATIONS
 from llm_journey.model.norms import RMSNorm
-from llm_journey.model.positions import apply_rotary
 from llm_journey.quantization.formats import quantize_int4, quantize_int8
 from llm_journey.quantization.layers import QuantizedEmbedding, QuantizedLinear
 from llm_journey.quantization.products import (
@@ -112,7 +111,7 @@ class Runner:
         positions_n = torch.cat([torch.arange(share.start, share.stop, device=self.device) for share in shares])
         rows = self._rows(shares, cache)
         x_nd = self._decoder_embedded(ids_n[None], 0, positions_n[None])[0].float()
-        rotary = self._rotary(0, 0, positions_n)
+        rotary = _signed(self._rotary(0, 0, positions_n))
         for index, layer in enumerate(self._layers):
             x_nd = self._block(x_nd, layer, index, rotary, rows, cache)
         wanted = [
@@ -171,15 +170,16 @@ class Runner:
     ) -> Tensor:
         num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
         all_nhe = layer.qkv(x_nd).view(len(x_nd), num_heads + 2 * num_kv_heads, self.config.head_width)
-        qk_nhe, v_nke = all_nhe[:, : num_heads + num_kv_heads], all_nhe[:, num_heads + num_kv_heads :]
+        q_nhe, kv_nje = all_nhe[:, :num_heads], all_nhe[:, num_heads:]
+        qk_nhe = all_nhe[:, : num_heads + num_kv_heads]
         if layer.q_norm is not None and layer.k_norm is not None:
-            qk_nhe = torch.cat((layer.q_norm(qk_nhe[:, :num_heads]), layer.k_norm(qk_nhe[:, num_heads:])), dim=1)
+            q_nhe.copy_(layer.q_norm(q_nhe))
+            kv_nje[:, :num_kv_heads] = layer.k_norm(kv_nje[:, :num_kv_heads])
         if rotary is not None:
-            qk_nhe = apply_rotary(qk_nhe, *rotary)
-        q_nhe, k_nke = qk_nhe[:, :num_heads], qk_nhe[:, num_heads:]
+            _rotate(qk_nhe, *rotary)
         outs = []
         for part in rows:
-            cache.write(index, part.write, k_nke[part.rows], v_nke[part.rows])
+            cache.write(index, part.write, kv_nje[part.rows])
             outs.append(_attend(q_nhe[part.rows], *cache.read(index, part.read), part.mask))
         return layer.o(outs[0] if len(outs) == 1 else torch.cat(outs))
 
@@ -245,6 +245,20 @@ def _joined_codes(layers: Sequence[QuantizedLinear]) -> Product:
     return make_product(weight, torch.cat(biases) if biases else None)
 
 
+def _signed(tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    """cos and sin (N, E/2) as (N, 1, E) for `_rotate`: cos twice, and sin with its sign."""
+    if tables is None:
+        return None
+    cos, sin = tables
+    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+
+
+def _rotate(x_nhe: Tensor, cos_n1e: Tensor, sin_n1e: Tensor) -> None:
+    """model.positions.apply_rotary in place and in three operations: x cos + (x with its halves exchanged) sin."""
+    exchanged_nhe = x_nhe.roll(x_nhe.shape[-1] // 2, -1)
+    x_nhe.mul_(cos_n1e).addcmul_(exchanged_nhe, sin_n1e)
+
+
 def _attend(q_nhe: Tensor, k_1kse: Tensor, v_1kse: Tensor, mask: Tensor | None) -> Tensor:
     """(N, H E). One query: the heads of a group stand as queries of their key-value head, which spares repeating it."""
     num_rows, num_heads, head_width = q_nhe.shape
@@ -273,7 +287,7 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
     if not isinstance(module, RMSNorm):
         return module
     shape, weight, epsilon = module.weight.shape, module.weight.detach().float(), module.epsilon
-    return lambda x: F.rms_norm(x, shape, weight, epsilon)
+    return lambda x: torch.rms_norm(x, shape, weight, epsilon)
 
 
 def _head_norm(attention: Attention, name: str) -> Callable[[Tensor], Tensor] | None:
