@@ -383,7 +383,11 @@ def _cells(row: dict[str, Any], tokens: int) -> list[str]:
         f"{row['first_token_ms']['median']:,.0f}",
         *(f"{row['token_ms'][name]:,.1f}" for name in ("p50", "p95", "p99")),
         f"{row['model_bytes'] / 1e6:,.0f}",
-        "?" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}",
+        _megabytes(row["peak_bytes"]) + (f" + {_megabytes(row['gpu_bytes'])} GPU" if row["gpu_bytes"] else ""),
         "" if share is None else f"{share:.0%}",
         f"{row['same_tokens']} of {tokens}",
     ]
+
+
+def _megabytes(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:,.0f}"

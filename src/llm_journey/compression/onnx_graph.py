@@ -1,8 +1,8 @@
 """Our transformers as ONNX graphs, node by node: a decoder with past keys and values, and an encoder.
 
-Written out rather than traced: SmolLM2's graph is made in two seconds where torch.onnx takes two minutes, has half the
-nodes, and each node can be pointed at. Inputs and outputs bear the names that Hugging Face's own exports give them, so
-that what runs theirs runs these:
+Written out rather than traced, so that each node can be pointed at and each matrix kept as one likes. SmolLM2's graph
+has 1,172 nodes and took 2 to 3 seconds to make, where torch.onnx took 92 to 121 on the same busy machine, for 1,254
+nodes (opset 23) or 2,401 (opset 18). Inputs and outputs bear the names that Hugging Face's own exports give them:
 
     input_ids, attention_mask, position_ids, past_key_values.N.key|value  ->  logits, present.N.key|value
     input_ids, attention_mask, token_type_ids                  ->  last_hidden_state, logits, sentence_embedding
