@@ -14,7 +14,7 @@ only what closes strings, lists and objects (and what opens none, where nothing 
 import functools
 import json
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,8 @@ _LIMITS = {
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
-_JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": True}
+_JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": False}
+_MAX_TRIED = 3000  # tokens tried on the way to a string's end: 0.2 s
 _REPEATS = regex_module.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 _vocabularies: "weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], _Vocabulary]]" = weakref.WeakKeyDictionary()
@@ -47,11 +48,20 @@ _vocabularies: "weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], _Vocab
 class GrammarConstraint:
     """A grammar and how far an answer has come in it; satisfies generation.engine.Constraint."""
 
-    def __init__(self, matcher: Any, vocabulary: "_Vocabulary", *, is_json: bool, tokens_left: int | None) -> None:
+    def __init__(
+        self,
+        matcher: Any,
+        vocabulary: "_Vocabulary",
+        *,
+        schema: Mapping[str, Any] | bool | None,
+        tokens_left: int | None,
+    ) -> None:
         self._matcher, self._vocabulary = matcher, vocabulary
-        self._is_json, self._left = is_json, tokens_left
+        self._is_json, self._left = schema is not None, tokens_left
+        self._patterns = "".join(_patterns(schema))
         self._hurry_from = 0 if tokens_left is None else max(tokens_left // 4, min(tokens_left // 2, 32))
         self._in_string = self._escaped = False
+        self._way: list[int] = []  # tokens to the end of a string whose pattern does not let it end yet
 
     def allowed(self) -> Tensor:
         """Booleans (V,): which tokens may come next. Raises JourneyError where the grammar costs too much to follow."""
@@ -83,12 +93,66 @@ class GrammarConstraint:
         else:
             wanted = [kinds.quote_closes_v, kinds.quote_v] if self._in_string else [kinds.closes_v, kinds.separates_v]
             wanted += [] if self._in_string else [~kinds.opens_v]
+            if self._in_string and not bool((allowed_v & kinds.quote_v).any()):
+                self._way = self._way or way_to_quote(self._matcher, self._vocabulary, self._patterns)
+                wanted = [one_hot(self._way.pop(0), len(allowed_v))] if self._way else []
         return next((both_v for each_v in wanted if bool((both_v := allowed_v & each_v).any())), allowed_v)
 
     @property
     def done(self) -> bool:
         """Whether nothing more may follow."""
         return bool(self._matcher.is_stopped())
+
+
+def way_to_quote(matcher: Any, vocabulary: "_Vocabulary", patterns: str) -> list[int]:
+    """A few ASCII characters, as tokens, after which a quotation mark may come; none where no way was found.
+
+    First over all characters, states being told apart by what they allow; then, for a pattern that anything may stand
+    before, over the characters that the patterns name. Where only a count differs (minLength), any character leads on.
+    """
+    named = {value: token for value, token in vocabulary.characters.items() if chr(value) in patterns}
+    return _search(matcher, vocabulary, vocabulary.characters, prune=True) or _search(
+        matcher, vocabulary, named, prune=False
+    )
+
+
+def _search(matcher: Any, vocabulary: "_Vocabulary", characters: Mapping[int, int], *, prune: bool) -> list[int]:
+    quote = vocabulary.characters[ord('"')]
+    queue: list[tuple[Any, list[int]]] = [(matcher.deep_copy(), [])]
+    seen, tried = {matcher.compute_logit_bias()}, 0
+    for state, way in queue:
+        bias = state.compute_logit_bias()
+        for value, token in characters.items():
+            if value == ord("\\") or not bias[token] or tried >= _MAX_TRIED:
+                continue
+            tried += 1
+            after = state.deep_copy()
+            if not after.consume_token(token):
+                continue
+            found = after.compute_logit_bias()
+            if found[quote]:
+                return [*way, token]
+            if not prune or found not in seen:
+                seen.add(found)
+                queue.append((after, [*way, token]))
+    return []
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    """The regexes that a schema asks strings to match."""
+    if isinstance(schema, Mapping):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        yield from (each for value in schema.values() for each in _patterns(value))
+    elif isinstance(schema, list | tuple):
+        yield from (each for value in schema for each in _patterns(value))
+
+
+def one_hot(token: int, size: int) -> Tensor:
+    """Booleans (size,) that are True at one token."""
+    result_v = torch.zeros(size, dtype=torch.bool)
+    result_v[token] = True
+    return result_v
 
 
 def make_constraint(
@@ -123,7 +187,7 @@ def make_constraint(
         matcher.compute_logit_bias()  # the first token shows what it costs, and whether anything can be written at all
     if matcher.is_error():
         raise BadInputError(f"{given[0]} cannot be followed: {_reason(matcher)}")
-    return GrammarConstraint(matcher, vocabulary, is_json=schema is not None, tokens_left=max_new_tokens)
+    return GrammarConstraint(matcher, vocabulary, schema=schema, tokens_left=max_new_tokens)
 
 
 def checked_regex(pattern: str) -> str:
@@ -190,11 +254,14 @@ class _Vocabulary:
             ends = [size]
             specials[size] = b"<|end|>"
         self._encode = tokenizer.encode_bytes
-        self.tokens = [(bytes_of | specials).get(token, b"") for token in range(max(size, ends[-1] + 1))]
+        known = bytes_of | specials  # once: a union for each token would take a minute
+        self.tokens = [known.get(token, b"") for token in range(max(size, ends[-1] + 1))]
         self.special_token_ids = sorted(specials)
         self.eos_token_id, self.bos_token_id = ends[0], None
         self.trie = library.LLTokenizer(library.TokenizerWrapper(self), eos_token=ends)
         self._ends = ends
+        # Printable ASCII; every vocabulary of a Tokenizer has a token for each.
+        self.characters = {value: tokenizer.vocabulary[bytes([value])] for value in range(0x20, 0x7F)}
 
     def __call__(self, data: bytes) -> list[int]:
         return self._encode(data)
@@ -242,7 +309,7 @@ def _library() -> Any:
 
 
 def _reason(matcher: Any) -> str:
-    return _one_line(matcher.get_error().split("<state>")[0].replace("<non-verbose/>", ""))
+    return _one_line(matcher.get_error().split("<state>")[0].split(". Enable '")[0].replace("<non-verbose/>", ""))
 
 
 def _one_line(text: str) -> str:
