@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from llm_journey.compression.calibration import quantize_by_gptq
-from llm_journey.compression.gptq import gptq, gptq_by_equations
+from llm_journey.compression.gptq import DAMPING, gptq, gptq_by_equations
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.evaluation.agreement import compare_logits
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.decoder import Decoder
 from llm_journey.parity.random_models import random_decoder
-from llm_journey.quantization.formats import quantize_int4
+from llm_journey.quantization.formats import group_grid, quantize_int4
 from llm_journey.quantization.layers import QuantizedLinear, quantize_model
 from llm_journey.quantization.scheme import Scheme
 
@@ -75,6 +75,27 @@ def test_each_group_has_its_own_grid() -> None:
         found = gptq(weight, x.T @ x, Scheme(group_size=64), act_order=act_order)
         ratio = found.scale_ng[:, 1] / found.scale_ng[:, 0]
         assert bool(((ratio > 20) & (ratio < 500)).all())
+
+
+def test_a_groups_grid_is_of_the_columns_as_corrected_by_then() -> None:
+    """Least squares in one step: once the first group F is rounded, the best of the rest R is W_R + (W_F - Q_F) H_FR
+    H_RR^-1. In another order, groups keep the grid of the original weights."""
+    weight, x = layer_and_inputs()
+    size = 64
+    scheme = Scheme(bits=3, group_size=size)
+    found = gptq(weight, x.T @ x, scheme)
+    hessian = x.T @ x
+    mean = hessian.diagonal().mean()
+    hessian.diagonal()[5] = mean
+    hessian.diagonal().add_(DAMPING * mean)
+    first, rest = slice(0, size), slice(size, None)
+    lost = weight[:, first].double() - found.dequantize()[:, first].double()
+    corrected = weight[:, rest].double() + lost @ torch.linalg.solve(hessian[rest, rest], hessian[rest, first]).T
+    expected, _ = group_grid(corrected[:, None, :size], 3, False)
+    torch.testing.assert_close(found.scale_ng[:, 1:2].double(), expected, rtol=2**-10, atol=0)
+    original, _ = group_grid(torch.unflatten(weight, 1, (-1, size)), 3, False)
+    assert not torch.equal(found.scale_ng[:, 1], original[:, 1])
+    assert torch.equal(gptq(weight, x.T @ x, scheme, act_order=True).scale_ng, original)
 
 
 def test_bad_inputs_are_refused() -> None:
