@@ -12,6 +12,7 @@ Both cut a prompt's tokens alike, which is required; so are answers without a fa
 --soak: chats short and long, whole and streamed, 30% cut off by the client at a random moment, some malformed, each
 with a number that its answer must repeat. Required at the end: no answer lost, none another one's, every block of the
 cache free again, the process no larger than 1.05 times what it was after the first tenth, streamed = unstreamed text.
+The cache is filled before, so that its memory has been touched.
 """
 
 import argparse
@@ -243,6 +244,7 @@ class Soak:
 def soak(arm: Arm, options: argparse.Namespace) -> list[Figure]:
     """Mixed load for --soak minutes, then the checks."""
     free = gauge(arm, "cache_blocks_free")
+    asyncio.run(_fill_cache(arm, options))
     found = Soak()
     asyncio.run(_mixed(arm, options, found))
     time.sleep(2)
@@ -252,6 +254,8 @@ def soak(arm: Arm, options: argparse.Namespace) -> list[Figure]:
     late = [size for when, size in found.sizes if when >= warm]
     first = statistics.median(late[: max(1, len(late) // 10)])
     growth = max(late) / first
+    tenths = [size for _, size in found.sizes][:: max(1, len(found.sizes) // 10)]
+    say(f"MB at each tenth: {', '.join(f'{size / 1e6:.0f}' for size in tenths)}")
     say(f"requests: {dict(found.kinds)}; wrong: {dict(found.wrong)}; blocks {free:g} -> {after:g}; growth {growth:.3f}")
     require(not found.wrong, f"no answer is lost or another one's: {dict(found.wrong)}")
     require(after == free, f"every block is free again: {after:g} of {free:g}")
@@ -266,6 +270,17 @@ def soak(arm: Arm, options: argparse.Namespace) -> list[Figure]:
         Figure(arm_name, "largest size / size after the first tenth", "ratio", [growth]),
         Figure(arm_name, "size", "MB", [size / 1e6 for size in late]),
     ]
+
+
+async def _fill_cache(arm: Arm, options: argparse.Namespace) -> None:
+    """Until every block has been written once: memory that a process has asked for counts when it is first touched."""
+    for number in range(200):
+        text = f"{number}: " + " ".join(f"{TOPICS[number % len(TOPICS)]} {item}" for item in range(160))
+        message = {"role": "user", "content": text}
+        found = await ask(arm.port, {"model": options.name, "messages": [message], "max_tokens": 1})
+        require(found.status == 200, f"the cache can be filled (status {found.status})")
+        if (number + 1) * found.prompt_tokens > 1.1 * 16 * gauge(arm, "cache_blocks"):
+            return
 
 
 async def _mixed(arm: Arm, options: argparse.Namespace, found: Soak) -> None:
