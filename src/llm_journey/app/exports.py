@@ -257,11 +257,21 @@ def _modelfile(model: LanguageModel, name: str) -> str:
             *([f'SYSTEM """{system}"""'] if system else []),
         ]
     ends = {model.tokenizer.id_to_bytes(token).decode("utf-8", "replace") for token in model.stop_ids}
-    lines += [f'PARAMETER stop "{text}"' for text in sorted(ends)]
+    lines += [f'PARAMETER stop "{text}"' for text in sorted(ends) if _is_plain(text)]
     theirs = {"repetition_penalty": "repeat_penalty", "max_new_tokens": "num_predict"}
-    lines += [f"PARAMETER {theirs.get(key, key)} {value}" for key, value in model.defaults.items()]
+    numbers = {key: value for key, value in model.defaults.items() if type(value) in (int, float)}
+    lines += [f"PARAMETER {theirs.get(key, key)} {value}" for key, value in numbers.items()]
     lines.append(f"PARAMETER num_ctx {model.decoder.config.context}")
     return "\n".join(lines) + "\n"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a token's name, which may come from anybody, can stand in a Modelfile and mean itself alone."""
+    return text.isprintable() and not set(text) & set('"\\{}')
+
+
+def _ends_quotation(text: str) -> bool:
+    return '"""' in text or text.endswith('"')
 
 
 def _chatml_system(model: LanguageModel) -> tuple[str, str] | None:
@@ -276,10 +286,16 @@ def _chatml_system(model: LanguageModel) -> tuple[str, str] | None:
     if not found or not text.endswith(found):
         return None
     begin = model.tokenizer.roles.begin or ""
+    if begin and not _is_plain(begin):
+        return None
     begins, adds = bool(begin) and before.startswith(begin), model.tokenizer.adds_begin
     before = before.removeprefix(begin) if begins else before
     system = before.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>\n")
-    if before not in ("", f"<|im_start|>system\n{system}<|im_end|>\n") or '"""' in system or (adds and not begins):
+    if (
+        before not in ("", f"<|im_start|>system\n{system}<|im_end|>\n")
+        or _ends_quotation(system)
+        or (adds and not begins)
+    ):
         return None
     return begin if begins and not adds else "", system
 

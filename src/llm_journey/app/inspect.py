@@ -12,7 +12,6 @@ from llm_journey.inspection.inspection import Inspection, inspect_ids, inspect_p
 from llm_journey.inspection.reading import Reading, spelled
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.marian_pieces import MarianPieces
-from llm_journey.tokenizer.marian_pieces import MarianPieces
 from llm_journey.tokenizer.wordpiece import WordPiece
 
 

@@ -334,6 +334,10 @@ def find_model(name_or_path: str) -> Path:
         return _model_of_run(find_run(name_or_path).directory)
     if path.is_dir():
         return _gguf_in(path) or path
+    if path.is_file():
+        from llm_journey.checkpoint.tensor_files import refuse_pickles
+
+        refuse_pickles(path)
     from llm_journey.datasets.catalog import CATALOG
 
     if name_or_path in CATALOG:

@@ -12,8 +12,12 @@ from llm_journey.model.cost import count_parameters
 
 # The most positions that a config from outside may claim: rotary tables are as long, and no file's size bounds them.
 MAX_CONTEXT = 1 << 20
-# Tables of up to this size (a context of 131,072 with heads of 64) are made for a model of any size.
-_TABLE_BYTES = 32 << 20
+# Making a table takes at its peak so many bytes for each position and channel: angles, sines, cosines, float64 or not.
+_PEAK_BYTES = {"rope": 6, "sinusoidal": 10, "sinusoidal_halves": 24}
+# Up to this peak (a context of 131,072 with heads of 64) tables are made for a model of any size.
+_TABLE_BYTES = 48 << 20
+# The least that a block of any kind has: two norms, a joined q, k and v, o, up and down.
+_TENSORS_PER_LAYER = 6
 
 
 def parameter_shapes(config: TransformerConfig) -> dict[str, Shape]:
@@ -88,7 +92,7 @@ def _norm_shapes(name: str, config: TransformerConfig) -> dict[str, Shape]:
 def check_tables(config: TransformerConfig, where: str) -> None:
     """Refuse a context whose position tables, which are computed and in no file, are out of proportion to the model."""
     widths = {"rope": config.head_width, "sinusoidal": config.width, "sinusoidal_halves": config.width}
-    table_bytes = 4 * config.context * widths.get(config.positions, 0)
+    table_bytes = _PEAK_BYTES.get(config.positions, 0) * config.context * widths.get(config.positions, 0)
     model_bytes = 4 * count_parameters(config).total
     if table_bytes > max(_TABLE_BYTES, model_bytes):
         raise BadInputError(
@@ -98,8 +102,8 @@ def check_tables(config: TransformerConfig, where: str) -> None:
 
 
 def check_depth(num_layers: int, found: Mapping[str, Shape], where: str) -> None:
-    """Refuse a config that claims more layers than the file holds tensors, before the names are even listed."""
-    if num_layers > len(found):
+    """Refuse a config that claims more layers than the file's tensors can make, before the names are even listed."""
+    if num_layers * _TENSORS_PER_LAYER > len(found):
         raise BadInputError(f"{where}: its config claims {num_layers} layers, the file holds {len(found)} tensors")
 
 

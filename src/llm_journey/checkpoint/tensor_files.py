@@ -18,7 +18,10 @@ from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.core.json_text import parse_json
 
 Shape = tuple[int, ...]
-MAX_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 1 << 20  # of a config: its values become Python objects, which take many times its bytes
+MAX_STATE_BYTES = 64 << 20  # of what this package writes about its own runs
+# A safetensors header of the most tensors, and of names as long as they come.
+_MAX_HEADER_BYTES, MAX_TENSORS = 4 << 20, 1 << 14
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -59,23 +62,28 @@ def _opened(path: Path) -> Iterator[Any]:
             raise BadInputError(f"{path.parent}: its weights are split into several files; save them again as one")
         raise BadInputError(f"{path}: no such file; a model folder holds its weights as {path.name}")
     try:
+        _check_header(path)
         with safe_open(path, framework="pt") as file:
-            _refuse_doubles(path)
             yield file
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInputError(f"{path}: not a whole safetensors file ({reason}); fetch or save it again") from None
 
 
-def _refuse_doubles(path: Path) -> None:
-    """Raise ValueError where the header, whose length safetensors has checked, names a tensor twice: it takes one."""
+def _check_header(path: Path) -> None:
+    """Raise ValueError where the header is out of proportion, or names a tensor twice (safetensors takes one)."""
     with path.open("rb") as file:
-        parse_json(file.read(int.from_bytes(file.read(8), "little")))
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_MAX_HEADER_BYTES, path.stat().st_size):
+            raise ValueError(f"its header claims {length} bytes; at most {_MAX_HEADER_BYTES} and its size can be")
+        names = parse_json(file.read(length))
+    if len(names) > MAX_TENSORS:
+        raise ValueError(f"{len(names)} tensors; at most {MAX_TENSORS} can be")
 
 
-def refuse_pickles(directory: Path) -> None:
-    """Raise BadInputError naming a pickled weights file in `directory`, if one lies there."""
-    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+def refuse_pickles(found: Path) -> None:
+    """Raise BadInputError naming a pickled weights file: `found` itself, or one in the folder `found`."""
+    for path in sorted(found.iterdir()) if found.is_dir() else (found,) if found.is_file() else ():
         if path.suffix in _PICKLES:
             raise BadInputError(
                 f"{path}: a pickle, which runs code when it is opened; convert it to safetensors "
@@ -83,11 +91,14 @@ def refuse_pickles(directory: Path) -> None:
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises BadInputError naming the file when it is missing, too large or no object."""
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file of at most `most` bytes.
+
+    Raises BadInputError naming the file when it is missing, too large or no object.
+    """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadInputError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
+        if path.stat().st_size > most:
+            raise BadInputError(f"{path}: larger than {most} bytes")
         value = parse_json(path.read_bytes(), numbers_only=True)
     except FileNotFoundError:
         raise BadInputError(f"{path}: no such file") from None

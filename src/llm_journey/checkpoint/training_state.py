@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from llm_journey.checkpoint.model_folder import load_state, write_model_files
-from llm_journey.checkpoint.tensor_files import read_json, read_tensors, write_tensors, writing
+from llm_journey.checkpoint.tensor_files import MAX_STATE_BYTES, read_json, read_tensors, write_tensors, writing
 from llm_journey.core import files
 from llm_journey.core.console import messages
 from llm_journey.core.errors import BadInputError
@@ -114,7 +114,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises BadInputError naming the file that is missing, damaged or not what it should be.
     """
     step = _verify(path)
-    document = read_json(path / STATE)
+    document = read_json(path / STATE, MAX_STATE_BYTES)
     state = document.get("state")
     if document.get("step") != step or not isinstance(state, dict):
         raise BadInputError(f"{path / STATE}: does not hold the state of step {step}")
@@ -138,7 +138,7 @@ def _verify(path: Path) -> int:
     if not path.is_dir():
         raise BadInputError(f"{path}: no such checkpoint")
     manifest_path = path / MANIFEST
-    manifest = read_json(manifest_path)
+    manifest = read_json(manifest_path, MAX_STATE_BYTES)
     step, listed = manifest.get("step"), manifest.get("files")
     if manifest.get("format") != _FORMAT or not isinstance(step, int) or not isinstance(listed, dict):
         raise BadInputError(f"{manifest_path}: not a manifest of format {_FORMAT}; it is damaged or of another version")

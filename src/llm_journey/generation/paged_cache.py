@@ -3,8 +3,10 @@
     int8: key = scale * q, q in -127..127, one scale for each position and head
 
 Positions lie one after another, all keys and values of one together, so that the blocks of a table which follow each
-other in memory are read as one view; others are gathered. Legend: L layers, P positions of the pool, N new tokens, S positions
-of a sequence, K key-value heads, J = 2 K keys and values of a position, E head width.
+other in memory are read as one view; others are gathered.
+
+Legend: L layers, P positions of the pool, N new tokens, S positions of a sequence, K key-value heads, J = 2 K keys and
+values of a position, E head width.
 """
 
 from collections.abc import Sequence

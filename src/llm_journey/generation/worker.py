@@ -40,7 +40,7 @@ class EngineWorker:
         return self.post(action).result()
 
     def post(self, action: Callable[[], Any]) -> Future[Any]:
-        """Run `action` between two passes; does not wait. Once the worker is closed, the future holds a JourneyError."""
+        """Run `action` between two passes; does not wait. Of a closed worker the future holds a JourneyError."""
         future: Future[Any] = Future()
 
         def run() -> None:

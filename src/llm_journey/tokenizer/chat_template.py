@@ -108,30 +108,36 @@ def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Mapping[str, Any]], *
     said = (messages, options.get("tools"), options.get("documents"))
     text = json.dumps(said, ensure_ascii=False, default=str)
     # A private-use character that occurs nowhere breaks up the names in the messages, and is taken out again.
-    mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+    free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+    mark = next(free)
     names = sorted(tokenizer.special_tokens.keys() - tokenizer.visible_tokens, key=len, reverse=True)
+    # A name of one character has no inside: another private-use character stands in for it.
+    broken = {name: name[:1] + mark + name[1:] if len(name) > 1 else next(free) for name in names}
     for name in ("tools", "documents"):
         if options.get(name) is not None:
-            options[name] = _break_up(options[name], names, mark)
-    rendered = render_chat(tokenizer, _break_up(messages, names, mark), **options)
+            options[name] = _break_up(options[name], broken)
+    rendered = render_chat(tokenizer, _break_up(messages, broken), **options)
     ids: list[int] = []
     for ordinary, special in tokenizer.split_special(rendered):
-        ids += tokenizer.encode(ordinary.replace(mark, ""))
+        whole = ordinary.replace(mark, "")
+        for name, stand_in in broken.items():
+            whole = whole.replace(stand_in, name) if len(name) == 1 else whole
+        ids += tokenizer.encode(whole)
         if special is not None:
             ids.append(tokenizer.special_tokens[special])
     return ids
 
 
-def _break_up(value: Any, names: Sequence[str], mark: str) -> Any:
-    """`value` with `mark` inside each of `names` wherever it stands in a string."""
+def _break_up(value: Any, broken: Mapping[str, str]) -> Any:
+    """`value` with each name replaced by its broken form wherever it stands in a string."""
     if isinstance(value, str):
-        for name in names:
-            value = value.replace(name, name[:1] + mark + name[1:])
+        for name, form in broken.items():
+            value = value.replace(name, form)
         return value
     if isinstance(value, Mapping):
-        return {_break_up(key, names, mark): _break_up(item, names, mark) for key, item in value.items()}
+        return {_break_up(key, broken): _break_up(item, broken) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_break_up(item, names, mark) for item in value]
+        return [_break_up(item, broken) for item in value]
     return value
 
 

@@ -29,7 +29,9 @@ CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
 _MASK = "[MASK]"  # as tools that fill masks ask for it
 # The largest in use (262,144 tokens) has 33 MB.
-MAX_FILE_BYTES = 128 << 20
+MAX_FILE_BYTES = 40 << 20  # the largest published ones take 34 MB
+# What a file may hold: published vocabularies reach 262,144 tokens and 515,000 merges, each a list of two.
+_MAX_LISTS, _MAX_ITEMS = 700_000, 2_500_000
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> None:
@@ -68,8 +70,11 @@ def load(path: Path) -> Tokenizer:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises BadInputError that names the file."""
+    data = _read(path)
+    if data.count(b"[") + data.count(b"{") > _MAX_LISTS or data.count(b",") > _MAX_ITEMS:
+        raise BadInputError(f"{path}: holds more values than any vocabulary; this is no tokenizer file")
     try:
-        value = parse_json(_read(path))
+        value = parse_json(data)
     except (ValueError, RecursionError) as error:
         reason = str(error) or type(error).__name__
         raise BadInputError(f"{path}: not valid JSON ({reason}); is the download whole?") from None

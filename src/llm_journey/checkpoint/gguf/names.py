@@ -18,7 +18,7 @@ import numpy as np
 from llm_journey.checkpoint.families import family_of
 from llm_journey.checkpoint.families.family import ConfigReader
 from llm_journey.checkpoint.gguf.quants import Floats
-from llm_journey.checkpoint.shapes import check_depth, check_shapes, parameter_shapes
+from llm_journey.checkpoint.shapes import check_depth, check_shapes, check_tables, parameter_shapes
 from llm_journey.checkpoint.tensor_files import Shape
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.config import TransformerConfig
@@ -115,6 +115,7 @@ def read_config(
         raise BadInputError(f"{where}: tensor {_ROTARY_FACTORS} scales the rotation, which is not supported")
     check_depth(config.num_layers, found, where)
     check_shapes(stored_shapes(kind, config), found, where)
+    check_tables(config, where)
     return kind, config
 
 

@@ -20,6 +20,7 @@ from llm_journey.tokenizer.tokenizer import Roles
 
 # Kinds of token (llama.h, llama_token_type): control tokens steer, user-defined ones are text that is never split.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+_MAX_TOKENS = 300_000  # published vocabularies reach 262,144
 _SPECIAL = (UNKNOWN, CONTROL, USER_DEFINED)
 # tokenizer.ggml.pre -> (our pattern, whether a word that is a token is taken as it is). The first name of each pair
 # is the one written. llama-vocab.cpp, in which several names share one pattern.
@@ -93,6 +94,8 @@ def read_vocabulary(metadata: Mapping[str, Any], vocab_size: int, where: str) ->
     if not isinstance(pre, str) or pre not in _PRE:
         raise reader.error("pre", f"is {str(pre)[:40]!r}; known split patterns: {', '.join(_PRE)}")
     tokens, types = reader.texts("tokens"), reader.token_types()
+    if len(tokens) > _MAX_TOKENS:
+        raise reader.error("tokens", f"lists {len(tokens)} tokens; at most {_MAX_TOKENS} can be")
     if len(tokens) != vocab_size:
         raise reader.error("tokens", f"lists {len(tokens)} tokens, the model embeds {vocab_size}: they do not belong")
     pattern, whole_words_first = _PRE[pre]
