@@ -2,7 +2,9 @@
 
 A row sets a part of ours beside the reference library's and gives the largest difference. Each can also be measured
 with an error planted on our side (one weight, one mask entry, one constant changed): tests/parity shows that every row
-that can be measured then fails, so no row compares a thing with itself.
+that can be measured then fails. That a row's two sides are not one piece of code is for its reader to see: the
+reference is named, and called by its own public name; where both are ours (a fast form and its readable one, the
+engine and plain decoding) the reference says llm-journey.
 """
 
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ from llm_journey.parity import (
     architecture,
     artifacts,
     embeddings,
+    engine,
     families,
     inside,
     learning,
@@ -31,6 +34,7 @@ EQUALITIES: tuple[Equality, ...] = (
     *inside.EQUALITIES,
     *embeddings.EQUALITIES,
     *artifacts.EQUALITIES,
+    *engine.EQUALITIES,
     *published.EQUALITIES,
 )
 

@@ -11,6 +11,7 @@ import torch
 from llm_journey.checkpoint.embedding_files import read_embedding_recipe
 from llm_journey.checkpoint.model_folder import load_encoder, save_model
 from llm_journey.generation.embed import POOLING, embed_ids
+from llm_journey.generation.packed_linear import pack_linears
 from llm_journey.parity.equality import Equality
 from llm_journey.parity.published import MINILM, located
 from llm_journey.parity.random_models import BERT, quiet, random_model
@@ -61,6 +62,7 @@ def _one_minus_cosine(folder: Path, peer: Any, planted: bool) -> float:
     if planted:
         with torch.no_grad():
             encoder.blocks[-1].mlp.down.weight[0] += 0.5  # type: ignore[union-attr, index, operator]
+    pack_linears(encoder)  # as `journey embed` runs it
     ours = embed_ids(
         encoder,
         encoded,
