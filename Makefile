@@ -45,7 +45,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/mfu.py --append
 	$(BIN)/python benchmarks/gguf.py --append
 	$(BIN)/python benchmarks/embed.py --append
-	$(BIN)/python benchmarks/recipes.py quickstart mlm mlm-rope dates span small --append
+	$(BIN)/python benchmarks/recipes.py quickstart mlm mlm-bert dates span small --append
 ifdef NANOGPT
 	$(BIN)/python benchmarks/pretrain.py --nanogpt $(NANOGPT) --text $(TEXT) --append
 else

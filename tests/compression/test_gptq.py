@@ -22,6 +22,7 @@ SCHEMES = [
     Scheme(bits=3, group_size=64),
     Scheme(symmetric=True, group_size=64),
     Scheme(bits=3, symmetric=True),
+    Scheme(group_size=128),
 ]
 
 
@@ -102,8 +103,8 @@ def test_bad_inputs_are_refused() -> None:
     weight, x = layer_and_inputs()
     with pytest.raises(JourneyError, match="not finite"):
         gptq(weight, (x.T @ x).fill_(torch.nan), Scheme())
-    with pytest.raises(BadInputError, match="192 inputs cannot be cut into groups of 128"):
-        gptq(weight, x.T @ x, Scheme(group_size=128))
+    with pytest.raises(BadInputError, match="48 inputs are no multiple of 32"):
+        gptq(weight[:, :48], torch.eye(48), Scheme())
     with pytest.raises(BadInputError, match="GPTQ"):
         quantize_by_gptq(random_decoder(), torch.zeros(1, 4, dtype=torch.long), Scheme(format="nf4"))
 

@@ -19,9 +19,9 @@ from llm_journey.training.run import train
 
 SHAPE = ("model.width=32", "model.num_layers=1", "training.seconds=null", "training.steps=12", "training.batch_size=8",
          "training.validations=1", "training.checkpoints=1")  # fmt: skip
-FAMILY = {"mlm": "bert", "dates": "marian", "span": "marian"}
+FAMILY = {"mlm-bert": "bert", "dates": "marian", "span": "marian"}
 TEXTS = {
-    "mlm": ("The [MASK] river is old.", "[MASK]", "a  [MASK] [MASK] the stone[MASK]\n\t[MASK]", "é [MASK] 日本"),
+    "mlm-bert": ("The [MASK] river is old.", "[MASK]", "a  [MASK] [MASK] the stone[MASK]\n\t[MASK]", "é [MASK] 日本"),
     "dates": ("3 March 1998", "é 日本", " ", "03/04/98 (US)", "the 3rd of\n May,  1971"),
     "span": ("The <extra_id_0> river is<extra_id_1> old.", "no hole", "<extra_id_0> <extra_id_1>", "é <extra_id_3>"),
 }
@@ -54,7 +54,7 @@ def opened(request: pytest.FixtureRequest, home: Path, tmp_path_factory: pytest.
     out = tmp_path_factory.mktemp("exports") / name
     done = export_model(name, "hf", out)
     assert done.certificate["same_ids"] == done.certificate["same_answers"] == 1.0
-    kind = transformers.AutoModelForMaskedLM if name == "mlm" else transformers.AutoModelForSeq2SeqLM
+    kind = transformers.AutoModelForMaskedLM if name == "mlm-bert" else transformers.AutoModelForSeq2SeqLM
     model = kind.from_pretrained(out, dtype=torch.float32).eval()
     assert type(model).__name__ == {"bert": "BertForMaskedLM", "marian": "MarianMTModel"}[FAMILY[name]]
     return name, llm_journey.load(str(out)), transformers.AutoTokenizer.from_pretrained(out), model
@@ -116,15 +116,15 @@ def test_rows_of_several_lengths_are_padded_to_the_same_answers(opened: Any) -> 
 
 def test_transformers_fills_a_mask_by_its_own_pipeline(home: Path) -> None:
     transformers: Any = pytest.importorskip("transformers")
-    pipeline = transformers.pipeline("fill-mask", model=str(home / "runs" / "mlm" / "model"), top_k=3)
-    ours = llm_journey.load("mlm")
+    pipeline = transformers.pipeline("fill-mask", model=str(home / "runs" / "mlm-bert" / "model"), top_k=3)
+    ours = llm_journey.load("mlm-bert")
     assert isinstance(ours, MaskFiller)
     theirs = {item["token_str"]: item["score"] for item in pipeline("The [MASK] river is old.")}
     for guess in ours.fill("The [MASK] river is old.", top=1)[0]:
         assert theirs[guess.text] == pytest.approx(guess.probability, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlm", "dates"])
+@pytest.mark.parametrize("name", ["mlm-bert", "dates"])
 def test_a_tokenizer_that_says_something_else_is_not_exported(
     name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

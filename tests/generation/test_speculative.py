@@ -111,12 +111,27 @@ def test_a_callback_may_cancel_among_kept_guesses() -> None:
 
 
 def test_lookup_finds_the_longest_and_newest_match() -> None:
-    lookup = PromptLookup(num_guesses=3)
-    assert lookup.guess([1, 2, 3, 4, 9, 2, 3], 9).ids == [4, 9, 2]
-    assert lookup.guess([1, 2, 3, 4, 9, 2, 3, 5, 2, 3], 9).ids == [5, 2, 3]
-    assert lookup.guess([1, 2, 3, 4, 9, 2, 3, 5, 2, 3, 4], 9).ids == [9, 2, 3]  # three match, before two
-    assert lookup.guess([1, 2, 3, 4, 9, 2, 3, 5, 2, 3, 4], 1).ids == [9]
-    assert PromptLookup().guess([1, 2, 3], 5).ids == []
+    for ids, limit, expected in (
+        ([1, 2, 3, 4, 9, 2, 3], 9, [4, 9, 2]),
+        ([1, 2, 3, 4, 9, 2, 3, 5, 2, 3], 9, [5, 2, 3]),
+        ([1, 2, 3, 4, 9, 2, 3, 5, 2, 3, 4], 9, [9, 2, 3]),  # three match, before two
+        ([1, 2, 3, 4, 9, 2, 3, 5, 2, 3, 4], 1, [9]),
+        ([1, 2, 3], 5, []),
+    ):
+        in_steps = PromptLookup()
+        in_steps.guess(ids[:-2], 1)
+        assert PromptLookup().guess(ids, limit).ids == expected
+        assert in_steps.guess(ids, limit).ids[:1] == expected[:1]
+
+
+def test_lookup_guesses_as_many_as_lately_came_true() -> None:
+    text = list(range(20))
+    lookup = PromptLookup()
+    ids = [*text, 0, 1]
+    assert lookup.guess(ids, 99).ids == [2, 3, 4]
+    assert lookup.guess(ids := [*ids, 2, 3, 4, 5], 99).ids == [6, 7, 8, 9, 10, 11]  # all three: twice as many
+    assert lookup.guess(ids := [*ids, 6, 7, 0, 1], 99).ids == [2, 3, 4]  # three of six: as many as these
+    assert lookup.guess([*ids, 15, 16], 99).ids == [17]  # one of three
 
 
 def test_vocabularies_must_be_equal() -> None:

@@ -74,14 +74,14 @@ def test_a_matrix_on_the_grid_comes_back_as_it_was(bits: int, symmetric: bool) -
     scale = (torch.rand(8, 3, generator=generator) + 0.1).half().float() * 0.02
     scale = scale.half().float()
     minimum = -(2 ** (bits - 1)) * scale if symmetric else (torch.randn(8, 3, generator=generator) * 0.1).half().float()
-    weight = Int4Weight(codes, scale, minimum, bits, symmetric)
+    weight = Int4Weight(codes, scale, minimum, 32, bits, symmetric)
     found = quantize_int4(weight.dequantize(), 32, bits=bits, symmetric=symmetric)
     torch.testing.assert_close(found.dequantize(), weight.dequantize(), atol=0, rtol=0)
     assert torch.equal(found.codes_nk, codes)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=name_of)
-@pytest.mark.parametrize("shape", [(6, 128), (1, 256)])
+@pytest.mark.parametrize("shape", [(6, 128), (1, 256), (3, 192)])
 def test_stored_and_read_back_is_the_same_weight(scheme: Scheme, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 0.05
     made = quantize(weight, scheme)
@@ -110,10 +110,25 @@ def test_bits_a_weight(scheme: Scheme, bits: float) -> None:
     assert 8 * num_bytes(made) / 512**2 == pytest.approx(bits, rel=1e-9)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("columns", "group"), [(576, 128), (96, 64), (32, 128)])
+def test_a_last_group_may_be_shorter(columns: int, group: int, symmetric: bool) -> None:
+    """Each group alone, and all together, are the same codes and weights."""
+    weight = torch.randn(5, columns, generator=torch.Generator().manual_seed(2))
+    found = quantize_int4(weight, group, symmetric=symmetric)
+    assert found.scale_ng.shape == (5, math.ceil(columns / group))
+    parts = weight.split(group, 1)
+    assert parts[-1].shape[1] in (columns % group, group)
+    alone = [quantize_int4(part, part.shape[1], symmetric=symmetric) for part in parts]
+    assert torch.equal(found.codes_nk, torch.cat([part.codes_nk for part in alone], 1))
+    assert torch.equal(found.scale_ng, torch.cat([part.scale_ng for part in alone], 1))
+    assert torch.equal(found.dequantize(), torch.cat([part.dequantize() for part in alone], 1))
+
+
 def test_three_bit_codes_lie_in_three_bytes() -> None:
     """Eight codes written out by hand: the first in the lowest bits."""
     codes = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 0] * 4], dtype=torch.uint8)
-    packed = stored(Int4Weight(codes, torch.ones(1, 1), torch.zeros(1, 1), 3))["codes"]
+    packed = stored(Int4Weight(codes, torch.ones(1, 1), torch.zeros(1, 1), 32, 3))["codes"]
     number = sum(code << 3 * place for place, code in enumerate([1, 2, 3, 4, 5, 6, 7, 0]))
     assert packed[0, :3].tolist() == list(number.to_bytes(3, "little"))
 
@@ -146,7 +161,7 @@ def test_a_damaged_matrix_is_refused(bad: float) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(BadInputError, match="48 inputs cannot be cut into groups of 32"):
+    with pytest.raises(BadInputError, match="48 inputs are no multiple of 32"):
         quantize_int4(torch.ones(2, 48))
     with pytest.raises(BadInputError, match="float16"):
         quantize_int4(torch.full((2, 32), 1e6))

@@ -33,6 +33,7 @@ SCHEMES = {
     "dynamic-int8": Scheme(format="dynamic-int8"),
     "int4": Scheme(),
     "int4 symmetric": Scheme(group_size=64, symmetric=True),
+    "int4 shorter last group": Scheme(group_size=128, symmetric=True),
     "3 bits": Scheme(bits=3),
     "nf4": Scheme(format="nf4"),
 }
@@ -49,9 +50,9 @@ def small_decoder(**choices: Any) -> Decoder:
 def test_a_fast_product_is_the_readable_one(name: str, rows: int, outputs: int, bias: bool) -> None:
     """20 outputs: a shape that the packed kernels do not take. What differs is the inputs' rounding to bf16."""
     draw = torch.Generator().manual_seed(0)
-    weight = quantize(torch.randn(outputs, 128, generator=draw) * 0.1, SCHEMES[name])
+    weight = quantize(torch.randn(outputs, 192, generator=draw) * 0.1, SCHEMES[name])
     bias_m = torch.randn(outputs, generator=draw) if bias else None
-    x_nk = torch.randn(rows, 128, generator=draw)
+    x_nk = torch.randn(rows, 192, generator=draw)
     with torch.no_grad():
         readable = QuantizedLinear(weight, bias_m)(x_nk)
         fast = make_product(weight, bias_m)(x_nk)
@@ -161,5 +162,5 @@ def test_gradients_pass_through_to_the_inputs_alone() -> None:
 
 
 def test_a_matrix_that_does_not_fit_is_named() -> None:
-    with pytest.raises(BadInputError, match=r"blocks\.0\.attention\.q: 48 inputs cannot be cut into groups of 32"):
+    with pytest.raises(BadInputError, match=r"blocks\.0\.attention\.q: 48 inputs are no multiple of 32"):
         quantize_model(small_decoder(width=48), Scheme())

@@ -35,8 +35,8 @@ MethodName = Literal["int8", "dynamic-int8", "int4", "nf4", "gptq"]
 METHODS: tuple[str, ...] = get_args(MethodName)
 CERTIFICATE, CARD = "certificate.json", "README.md"
 DEFAULT_TEXT = "wiki-summaries"
-# What a method may cost where the person says nothing: mean KL to float32 in nats. Measured on the summaries' validation
-# part, the recipe small.yaml's model: 2e-4 (int8), 4e-4 (dynamic-int8), 8e-3 (int4), 1.2e-2 (nf4), 5e-3 (gptq).
+# What a method may cost where the person says nothing: mean KL to float32 in nats. Measured on the validation part of
+# the summaries, model of small.yaml: 2e-4 (int8), 4e-4 (dynamic-int8), 8e-3 (int4), 1.2e-2 (nf4), 5e-3 (gptq).
 KL_BOUNDS = {"int8": 1e-2, "dynamic-int8": 5e-2, "int4": 1e-1, "nf4": 1e-1, "gptq": 1e-1}
 # The fast kernels beside the readable form, on the same codes: they round activations to bf16.
 KERNEL_BOUND = 1e-2

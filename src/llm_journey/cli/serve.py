@@ -30,7 +30,8 @@ def serve(
     ],
     port: Annotated[int, typer.Option("--port", help="Where to listen; 0 takes a free one.", min=0, max=65535)] = 8000,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Which address to listen on; beyond this machine needs keys.")
+        str,
+        typer.Option("--host", metavar="ADDRESS", help="Which address to listen on; beyond this machine needs keys."),
     ] = "127.0.0.1",
     key_file: Annotated[
         Path | None,

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.quantization.formats import Int4Weight, checked, group_grid, nearest_code
+from llm_journey.core.errors import JourneyError
+from llm_journey.quantization.formats import Int4Weight, check_groups, checked, group_grid, in_groups, nearest_code
 from llm_journey.quantization.scheme import Scheme
 
 # Added to H's diagonal, as a share of its mean (section 3.3, step 3): H from few inputs has directions without any.
@@ -32,7 +32,7 @@ _TRIES = 4
 def gptq(weight_nk: Tensor, hessian_kk: Tensor, scheme: Scheme, *, act_order: bool = False) -> Int4Weight:
     """The matrix in the scheme's groups. hessian_kk: X^T X of the layer's inputs, any factor before it.
 
-    Raises BadInputError where K is no multiple of the group, JourneyError where the inputs are not finite.
+    Raises BadInputError where K is no multiple of 32, JourneyError where the inputs are not finite.
     """
     columns = _Columns.of(weight_nk, hessian_kk, scheme, act_order)
     upper_kk = _factor(columns.hessian_kk)
@@ -78,12 +78,12 @@ class _Columns:
     def of(cls, weight_nk: Tensor, hessian_kk: Tensor, scheme: Scheme, act_order: bool) -> "_Columns":
         weight_nk = checked(weight_nk).double()
         num_columns = weight_nk.shape[1]
-        if num_columns % scheme.group_size:
-            raise BadInputError(f"{num_columns} inputs cannot be cut into groups of {scheme.group_size}")
+        check_groups(num_columns, scheme.group_size)
         hessian_kk = _damped(hessian_kk)
-        scale_ng, minimum_ng = group_grid(
-            torch.unflatten(weight_nk, 1, (-1, scheme.group_size)), scheme.bits, scheme.symmetric
-        )
+        grids = [
+            group_grid(part_ngk, scheme.bits, scheme.symmetric) for part_ngk in in_groups(weight_nk, scheme.group_size)
+        ]
+        scale_ng, minimum_ng = (torch.cat(part, 1) for part in zip(*grids, strict=True))
         order = torch.arange(num_columns, device=weight_nk.device)
         if act_order:
             order = hessian_kk.diagonal().argsort(descending=True, stable=True)
@@ -107,7 +107,8 @@ class _Columns:
 
     def result(self) -> Int4Weight:
         scheme = self.scheme
-        return Int4Weight(self.codes_nk, self.scale_ng.float(), self.minimum_ng.float(), scheme.bits, scheme.symmetric)
+        scale_ng, minimum_ng = self.scale_ng.float(), self.minimum_ng.float()
+        return Int4Weight(self.codes_nk, scale_ng, minimum_ng, scheme.group_size, scheme.bits, scheme.symmetric)
 
 
 def _damped(hessian_kk: Tensor) -> Tensor:

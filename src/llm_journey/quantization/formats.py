@@ -7,9 +7,11 @@
     3 bits        q in 0..7, 4 in place of 8: for study
 
 Rounding is to the nearest code. The numbers of a group are float16 values, rounded before the codes are chosen, so that
-what is stored is what was meant. Legend: N outputs, K inputs, G groups of K / G inputs each.
+what is stored is what was meant. K is a multiple of 32; where it is none of the group's, the last group is shorter (576
+inputs in groups of 128 are four of them and one of 64). Legend: N outputs, K inputs, G groups.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from llm_journey.core.errors import BadInputError
 
 GROUP_SIZES = (32, 64, 128)
 GROUP_BITS = (3, 4)
+_STEP = 32  # what every group is a multiple of
 _LARGEST_FLOAT16 = 65504.0
 
 
@@ -64,6 +67,7 @@ class Int4Weight:
     codes_nk: Tensor
     scale_ng: Tensor
     minimum_ng: Tensor
+    group_size: int
     bits: int = 4
     symmetric: bool = False
 
@@ -72,13 +76,20 @@ class Int4Weight:
         return self.codes_nk.shape[0], self.codes_nk.shape[1]
 
     @property
-    def group_size(self) -> int:
-        return self.codes_nk.shape[1] // self.scale_ng.shape[1]
+    def even_size(self) -> int:
+        """The largest group into which the inputs can be cut without a shorter one, each inside one of the groups."""
+        return math.gcd(self.group_size, self.codes_nk.shape[1])
+
+    def even(self, values_ng: Tensor) -> Tensor:
+        """Scales or minimums of the groups as those of groups of `even_size`."""
+        repeats = self.group_size // self.even_size
+        return values_ng.repeat_interleave(repeats, 1)[:, : self.codes_nk.shape[1] // self.even_size]
 
     def dequantize(self) -> Tensor:
         """(N, K) float32."""
-        codes_ngk = torch.unflatten(self.codes_nk, 1, (-1, self.group_size))
-        return torch.addcmul(self.minimum_ng[:, :, None], codes_ngk, self.scale_ng[:, :, None]).flatten(1)
+        codes_ngk = torch.unflatten(self.codes_nk, 1, (-1, self.even_size))
+        scale_ng, minimum_ng = self.even(self.scale_ng), self.even(self.minimum_ng)
+        return torch.addcmul(minimum_ng[:, :, None], codes_ngk, scale_ng[:, :, None]).flatten(1)
 
 
 def quantize_int8(weight_nk: Tensor) -> Int8Weight:
@@ -100,15 +111,32 @@ def quantize_int4(weight_nk: Tensor, group_size: int = 32, *, bits: int = 4, sym
     """By groups of inputs, to the nearest code of `group_grid`.
 
     A matrix that lies on such a grid already, with both ends used, comes back as it was. Raises BadInputError where K
-    is no multiple of the group.
+    is no multiple of 32.
     """
     weight_nk = checked(weight_nk)
-    if weight_nk.shape[1] % group_size:
-        raise BadInputError(f"{weight_nk.shape[1]} inputs cannot be cut into groups of {group_size}")
-    weight_ngk = torch.unflatten(weight_nk, 1, (-1, group_size))
-    scale_ng, minimum_ng = group_grid(weight_ngk, bits, symmetric)
-    codes_ngk = nearest_code(weight_ngk, scale_ng[..., None], minimum_ng[..., None], bits)
-    return Int4Weight(codes_ngk.to(torch.uint8).flatten(1), scale_ng, minimum_ng, bits, symmetric)
+    check_groups(weight_nk.shape[1], group_size)
+    parts = []
+    for part_ngk in in_groups(weight_nk, group_size):
+        scale_ng, minimum_ng = group_grid(part_ngk, bits, symmetric)
+        codes_ngk = nearest_code(part_ngk, scale_ng[..., None], minimum_ng[..., None], bits)
+        parts.append((codes_ngk.to(torch.uint8).flatten(1), scale_ng, minimum_ng))
+    codes_nk, scale_ng, minimum_ng = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    return Int4Weight(codes_nk, scale_ng, minimum_ng, group_size, bits, symmetric)
+
+
+def check_groups(num_inputs: int, group_size: int) -> None:
+    """Raise BadInputError where a row of so many inputs cannot be cut into groups."""
+    if num_inputs % _STEP:
+        raise BadInputError(
+            f"{num_inputs} inputs are no multiple of {_STEP}, and cannot be cut into groups of {group_size}"
+        )
+
+
+def in_groups(weight_nk: Tensor, group_size: int) -> list[Tensor]:
+    """The whole groups (N, G, K / G), and the shorter last one (N, 1, rest), where there are such."""
+    whole = weight_nk.shape[1] // group_size * group_size
+    parts = [torch.unflatten(weight_nk[:, :whole], 1, (-1, group_size))] if whole else []
+    return parts + ([weight_nk[:, None, whole:]] if whole < weight_nk.shape[1] else [])
 
 
 def group_grid(weight_ngk: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -151,7 +151,7 @@ class Int4Product:
 
     def __init__(self, weight: Int4Weight, bias_m: Tensor | None = None) -> None:
         self.num_outputs, self.num_inputs = weight.codes_nk.shape
-        self.group_size = weight.group_size
+        self.group_size = weight.even_size
         self.bias_m = None if bias_m is None else bias_m.detach().float()
         device = weight.codes_nk.device
         self._packed_kernel = (
@@ -162,7 +162,7 @@ class Int4Product:
         # bits are put in the middle of the sixteen, where zero is small and bf16 rounds it little.
         half = 2 ** (weight.bits - 1)
         codes_nk, zero_mg = weight.codes_nk + (8 - half), weight.minimum_ng + half * weight.scale_ng
-        scales_gm2 = torch.stack((weight.scale_ng, zero_mg), -1).transpose(0, 1).contiguous()
+        scales_gm2 = torch.stack((weight.even(weight.scale_ng), weight.even(zero_mg)), -1).transpose(0, 1).contiguous()
         if self._packed_kernel:
             self._codes = torch._convert_weight_to_int4pack_for_cpu(codes_nk.int(), 2)
             self._scales_gm2 = scales_gm2.bfloat16()

@@ -20,7 +20,6 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from llm_journey.core.config import STRICT
-from llm_journey.core.errors import BadInputError
 from llm_journey.quantization import nf4
 from llm_journey.quantization.formats import (
     GROUP_BITS,
@@ -29,6 +28,7 @@ from llm_journey.quantization.formats import (
     Int4Weight,
     Int8Weight,
     QuantizedWeight,
+    check_groups,
     quantize_dynamic_int8,
     quantize_int4,
     quantize_int8,
@@ -102,9 +102,8 @@ def layout(scheme: Scheme, shape: tuple[int, int]) -> Layout:
         case "int8" | "dynamic-int8":
             return {"codes": ((rows, columns), torch.int8), "scale": ((rows,), torch.float32)}
         case "int4":
-            if columns % scheme.group_size:
-                raise BadInputError(f"{columns} inputs cannot be cut into groups of {scheme.group_size}")
-            groups = ((rows, columns // scheme.group_size), torch.float16)
+            check_groups(columns, scheme.group_size)
+            groups = ((rows, math.ceil(columns / scheme.group_size)), torch.float16)
             codes = ((rows, columns * scheme.bits // 8), torch.uint8)
             minimum = {} if scheme.symmetric else {"minimum": groups}
             return {"codes": codes, "scale": groups, **minimum}
@@ -151,7 +150,8 @@ def restored(scheme: Scheme, tensors: Mapping[str, Tensor], shape: tuple[int, in
             scale_ng = tensors["scale"].float()
             half = 2 ** (scheme.bits - 1)
             minimum_ng = -half * scale_ng if scheme.symmetric else tensors["minimum"].float()
-            return Int4Weight(_UNPACK[scheme.bits](codes), scale_ng, minimum_ng, scheme.bits, scheme.symmetric)
+            codes_nk, size = _UNPACK[scheme.bits](codes), scheme.group_size
+            return Int4Weight(codes_nk, scale_ng, minimum_ng, size, scheme.bits, scheme.symmetric)
         case "nf4":
             codes_nk = _unpack4(codes)[: shape[0] * shape[1]].view(shape)
             return Nf4Weight(codes_nk, tensors["absmax"], tensors["largest"], tensors["offset"])
@@ -173,6 +173,7 @@ def joined(weights: list[QuantizedWeight]) -> QuantizedWeight | None:
             torch.cat([each.codes_nk for each in groups]),
             torch.cat([each.scale_ng for each in groups]),
             torch.cat([each.minimum_ng for each in groups]),
+            first.group_size,
             first.bits,
             first.symmetric,
         )
