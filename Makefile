@@ -26,7 +26,7 @@ test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m 'not full and not gpu' $(ARGS)
 
 test-full: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest $(ARGS)
+	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check $(SOURCES)

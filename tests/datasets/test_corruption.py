@@ -19,7 +19,7 @@ from llm_journey.datasets.corruption import (
 
 MASK = 99
 ORDINARY = np.arange(90)
-SENTINELS = tuple(range(1000, 1100))
+SENTINELS = tuple(range(1000, 1101))  # one more than the most spans of 200 tokens
 
 
 def _rows(seed: int, rows: int, length: int) -> np.ndarray:
