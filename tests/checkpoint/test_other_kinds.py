@@ -161,7 +161,7 @@ def test_a_lying_config_is_refused(
 
 
 def test_position_tables_out_of_proportion_are_refused(tmp_path: Path) -> None:
-    """No file's size bounds what is computed: making tables of 2**20 positions takes hundreds of MiB for a model of 20 kB."""
+    """No file's size bounds what is computed: tables of 2**20 positions take hundreds of MiB for a model of 20 kB."""
     save_model(small_model(**MARIAN), tmp_path / "narrow")
     _edit(tmp_path / "narrow", max_position_embeddings=1 << 18)
     assert load_model(tmp_path / "narrow")[0].config.context == 1 << 18, "48 MiB are just allowed"
