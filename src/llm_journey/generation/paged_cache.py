@@ -43,6 +43,15 @@ class PagedCache:
         """What keys and values take when every block is in use."""
         return self._table_lpje.nbytes + (self._scales_lpj.nbytes if self._scales_lpj is not None else 0)
 
+    @property
+    def plain(self) -> bool:
+        """Whether keys and values lie as they are computed, in float32."""
+        return self._table_lpje.dtype == torch.float32
+
+    def layer(self, index: int) -> Tensor:
+        """(P, 2 K, E): a layer's keys and values, at every slot of the pool."""
+        return self._table_lpje[index]
+
     def slots(self, table: Sequence[int], start: int, stop: int) -> Slots:
         """Where positions `start` to `stop` of the sequence with this table lie."""
         size = self.block_size

@@ -8,6 +8,7 @@ Legend: N rows of a pass, D width, H heads, K key-value heads, G = H / K, E head
 V vocabulary.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.generation.paged_cache import PagedCache, Slots
+from llm_journey.generation.compiled import MAX_ROWS, CompiledLayers, LayerParts, Part, Slots, is_kept
+from llm_journey.generation.paged_cache import PagedCache
+from llm_journey.generation.paged_cache import Slots as CacheSlots
 from llm_journey.model.attention import Attention, causal_mask
 from llm_journey.model.blocks import Block
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.mlp import ACTIVATIONS
-from llm_journey.model.norms import RMSNorm
+from llm_journey.model.norms import LayerNorm, RMSNorm
 from llm_journey.quantization.formats import quantize_int4, quantize_int8
 from llm_journey.quantization.layers import QuantizedEmbedding, QuantizedLinear
 from llm_journey.quantization.products import (
@@ -58,12 +61,12 @@ class Share:
 
 @dataclass(frozen=True)
 class _Layer:
-    attention_norm: Callable[[Tensor], Tensor]
+    attention_norm: "_Norm"
     qkv: Product
-    q_norm: Callable[[Tensor], Tensor] | None
-    k_norm: Callable[[Tensor], Tensor] | None
+    q_norm: "_Norm | None"
+    k_norm: "_Norm | None"
     o: Product
-    mlp_norm: Callable[[Tensor], Tensor]
+    mlp_norm: "_Norm"
     up: Product  # gate and up together where there is a gate
     down: Product
 
@@ -73,8 +76,8 @@ class _Rows:
     """What a layer needs to know of one share: its rows, where they are written, what they read, what they may see."""
 
     rows: slice
-    write: Slots
-    read: Slots
+    write: CacheSlots
+    read: CacheSlots
     mask: Tensor | None
 
 
@@ -90,7 +93,9 @@ class Runner:
         stem = _stem(decoder)
         self._decoder_embedded, self._rotary = stem._embedded, stem._rotary
         self._layers = [self._layer(block) for block in decoder.blocks if isinstance(block, Block)]
-        self._norm = _norm(decoder.norm)
+        self._rotary_pc = torch.empty(0, 0)
+        self._compiled: dict[bool, CompiledLayers] = {}  # whether for several sequences
+        self._norm = decoder.norm if isinstance(decoder.norm, nn.Identity) else _Norm(decoder.norm)
         self._head = self._head_product(decoder)
         self._gated = self.config.mlp == "swiglu"
         self._activation = ACTIVATIONS[self.config.mlp]
@@ -109,23 +114,73 @@ class Runner:
         """
         ids_n = torch.tensor([item for share in shares for item in share.ids], device=self.device)
         positions_n = torch.cat([torch.arange(share.start, share.stop, device=self.device) for share in shares])
-        rows = self._rows(shares, cache)
         x_nd = self._decoder_embedded(ids_n[None], 0, positions_n[None])[0].float()
-        rotary = _signed(self._rotary(0, 0, positions_n))
-        for index, layer in enumerate(self._layers):
-            x_nd = self._block(x_nd, layer, index, rotary, rows, cache)
-        wanted = [
-            row
-            for share, part in zip(shares, rows, strict=True)
-            for row in range(part.rows.start if share.all_logits else part.rows.stop - 1, part.rows.stop)
-        ]
-        x_rd = x_nd if len(wanted) == len(x_nd) else x_nd[torch.tensor(wanted, device=self.device)]
-        logits_rv = self._head(self._norm(x_rd))
+        rotary_n1c = self._rotations(positions_n, max(share.stop for share in shares))
+        compiled = self._compiled_for(shares, cache)
+        if compiled is None:
+            x_nd = self._eager(x_nd, rotary_n1c, shares, cache)
+        else:
+            tables, stops = [share.table for share in shares], [share.stop for share in shares]
+            x_nd = compiled(x_nd, rotary_n1c, Slots(tables, stops, cache.block_size, self.config.sliding_window), cache)
+        logits_rv = self._head(self._norm(x_nd))
         if not bool(
             torch.isfinite(logits_rv.sum())
         ):  # one operation; asking each costs a tenth of a small model's pass
             raise JourneyError("the model's logits are not finite: its weights are damaged or its training diverged")
         return logits_rv
+
+    def compile(self, *, several: bool = False) -> None:
+        """Answer one token at a time by compiled steps from now on: of one sequence, and of `several` too.
+
+        Compiled now (some 15 s each) where this machine has not done so before. Raises JourneyError where a compiler is
+        missing or fails, BadInputError where the model has no such form (another device, weights in NF4).
+        """
+        layers = self._layer_parts()
+        for many in (False, True) if several else (False,):
+            self._compiled[many] = CompiledLayers(self.config, layers, 2 if many else 1)
+
+    def use_kept(self) -> bool:
+        """Take the compiled steps that this machine has already; whether there are any."""
+        with contextlib.suppress(BadInputError):
+            layers = self._layer_parts()
+            for many in (False, True):
+                if is_kept(self.config, layers, 2 if many else 1):
+                    self._compiled[many] = CompiledLayers(self.config, layers, 2 if many else 1)
+        return bool(self._compiled)
+
+    def _layer_parts(self) -> list[LayerParts]:
+        if self.device.type != "cpu":
+            raise BadInputError("steps are compiled for processors alone; this model lies on another device")
+        return [_parts(layer) for layer in self._layers]
+
+    def _compiled_for(self, shares: Sequence[Share], cache: PagedCache) -> CompiledLayers | None:
+        if not self._compiled or not cache.plain or any(len(share.ids) != 1 for share in shares):
+            return None
+        return self._compiled.get(len(shares) > 1) if len(shares) <= MAX_ROWS else None
+
+    def _eager(self, x_nd: Tensor, rotary_n1c: Tensor | None, shares: Sequence[Share], cache: PagedCache) -> Tensor:
+        """(R, D): all layers, and then the rows whose logits are wanted."""
+        rows = self._rows(shares, cache)
+        for index, layer in enumerate(self._layers):
+            x_nd = self._block(x_nd, layer, index, rotary_n1c, rows, cache)
+        wanted = [
+            row
+            for share, part in zip(shares, rows, strict=True)
+            for row in range(part.rows.start if share.all_logits else part.rows.stop - 1, part.rows.stop)
+        ]
+        return x_nd if len(wanted) == len(x_nd) else x_nd[torch.tensor(wanted, device=self.device)]
+
+    def _rotations(self, positions_n: Tensor, stop: int) -> Tensor | None:
+        """(N, 1, 2 E): cos twice, and sin with its sign, of each position; from a table that grows with the texts."""
+        if self.config.positions != "rope":
+            return None
+        if len(self._rotary_pc) < stop:
+            size = min(max(2 * stop, 1024), self.config.context)
+            tables = self._rotary(0, 0, torch.arange(size, device=self.device))
+            assert tables is not None
+            cos, sin = tables
+            self._rotary_pc = torch.cat((cos, cos, -sin, sin), -1)
+        return self._rotary_pc[positions_n][:, None]
 
     def _rows(self, shares: Sequence[Share], cache: PagedCache) -> list[_Rows]:
         found, begin, window = [], 0, self.config.sliding_window
@@ -149,14 +204,14 @@ class Runner:
         x_nd: Tensor,
         layer: _Layer,
         index: int,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary_n1c: Tensor | None,
         rows: Sequence[_Rows],
         cache: PagedCache,
     ) -> Tensor:
         if self.config.norm_placement == "pre":
-            x_nd = x_nd + self._attention(layer.attention_norm(x_nd), layer, index, rotary, rows, cache)
+            x_nd = x_nd + self._attention(layer.attention_norm(x_nd), layer, index, rotary_n1c, rows, cache)
             return x_nd + self._mlp(layer.mlp_norm(x_nd), layer)
-        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary, rows, cache))
+        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary_n1c, rows, cache))
         return layer.mlp_norm(x_nd + self._mlp(x_nd, layer))
 
     def _attention(
@@ -164,7 +219,7 @@ class Runner:
         x_nd: Tensor,
         layer: _Layer,
         index: int,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary_n1c: Tensor | None,
         rows: Sequence[_Rows],
         cache: PagedCache,
     ) -> Tensor:
@@ -175,8 +230,8 @@ class Runner:
         if layer.q_norm is not None and layer.k_norm is not None:
             q_nhe.copy_(layer.q_norm(q_nhe))
             kv_nje[:, :num_kv_heads] = layer.k_norm(kv_nje[:, :num_kv_heads])
-        if rotary is not None:
-            _rotate(qk_nhe, *rotary)
+        if rotary_n1c is not None:
+            _rotate(qk_nhe, *rotary_n1c.chunk(2, -1))
         outs = []
         for part in rows:
             cache.write(index, part.write, kv_nje[part.rows])
@@ -194,12 +249,12 @@ class Runner:
         attention, mlp = block.attention, block.mlp
         ups = (mlp.gate, mlp.up) if self.config.mlp == "swiglu" else (mlp.up,)
         return _Layer(
-            attention_norm=_norm(block.attention_norm),
+            attention_norm=_Norm(block.attention_norm),
             qkv=self._joined(attention.q, attention.k, attention.v),
             q_norm=_head_norm(attention, "q_norm"),
             k_norm=_head_norm(attention, "k_norm"),
             o=self._joined(attention.o),
-            mlp_norm=_norm(block.mlp_norm),
+            mlp_norm=_Norm(block.mlp_norm),
             up=self._joined(*ups),
             down=self._joined(mlp.down),
         )
@@ -245,14 +300,6 @@ def _joined_codes(layers: Sequence[QuantizedLinear]) -> Product:
     return make_product(weight, torch.cat(biases) if biases else None)
 
 
-def _signed(tables: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
-    """cos and sin (N, E/2) as (N, 1, E) for `_rotate`: cos twice, and sin with its sign."""
-    if tables is None:
-        return None
-    cos, sin = tables
-    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
-
-
 def _rotate(x_nhe: Tensor, cos_n1e: Tensor, sin_n1e: Tensor) -> None:
     """model.positions.apply_rotary in place and in three operations: x cos + (x with its halves exchanged) sin."""
     exchanged_nhe = x_nhe.roll(x_nhe.shape[-1] // 2, -1)
@@ -282,14 +329,38 @@ def _stem(decoder: Decoder) -> Decoder:
     return stem
 
 
-def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """An RMSNorm as PyTorch's one operator; other norms as they are."""
-    if not isinstance(module, RMSNorm):
-        return module
-    shape, weight, epsilon = module.weight.shape, module.weight.detach().float(), module.epsilon
-    return lambda x: torch.rms_norm(x, shape, weight, epsilon)
+class _Norm:
+    """A norm of the decoder, an RMSNorm as PyTorch's one operator."""
+
+    def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, RMSNorm | LayerNorm):
+            raise BadInputError(f"no norm of ours: {type(module).__name__}")
+        rms, self._epsilon = isinstance(module, RMSNorm), module.epsilon
+        self.kind = f"{'rmsnorm' if rms else 'layernorm'} {module.epsilon}"
+        self.function: Callable[..., Tensor] = self._rmsnorm if rms else self._layernorm
+        self.tensors = tuple(parameter.detach().float() for parameter in module.parameters())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.tensors)
+
+    def _rmsnorm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.rms_norm(x, weight.shape, weight, self._epsilon)
+
+    def _layernorm(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.layer_norm(x, weight.shape, weight, bias, self._epsilon)
 
 
-def _head_norm(attention: Attention, name: str) -> Callable[[Tensor], Tensor] | None:
+def _head_norm(attention: Attention, name: str) -> _Norm | None:
     module = getattr(attention, name)
-    return None if module is None else _norm(module)
+    return None if module is None else _Norm(module)
+
+
+def _parts(layer: _Layer) -> LayerParts:
+    """A layer's parts as pure functions. Raises BadInputError where one has no such form."""
+    found: dict[str, Part | None] = {}
+    for name, part in vars(layer).items():
+        pure = part if part is None or isinstance(part, _Norm) else part.for_compiler()
+        if pure is None and part is not None:
+            raise BadInputError(f"weights of this form are not compiled ({type(part).__name__}, {name})")
+        found[name] = None if pure is None else Part(pure.kind, pure.function, pure.tensors)
+    return LayerParts(**found)  # type: ignore[arg-type]

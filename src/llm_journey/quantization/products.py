@@ -11,6 +11,7 @@ Legend: N rows (tokens), K inputs, M outputs, G groups.
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +44,20 @@ class Product(Protocol):
 
     def __call__(self, x_nk: Tensor) -> Tensor: ...
 
+    def for_compiler(self) -> "PureProduct | None":
+        """The product of few rows for a compiler to fuse with what stands around it; None: it has no such form."""
+        ...
+
+
+@dataclass(frozen=True)
+class PureProduct:
+    """A product as a function of its tensors, (x_nk, *tensors) -> (N, M), so that compiled once it serves every matrix
+    of the same shape. `kind`: says which function it is, with all that is fixed in it."""
+
+    kind: str
+    function: Callable[..., Tensor]
+    tensors: tuple[Tensor, ...]
+
 
 class DenseProduct:
     """x W^T + b with the weight as it is, or rounded to bf16."""
@@ -56,9 +71,16 @@ class DenseProduct:
         return self.weight_mk.nbytes
 
     def __call__(self, x_nk: Tensor) -> Tensor:
-        if self.weight_mk.dtype == torch.float32:
-            return F.linear(x_nk, self.weight_mk, self.bias_m)
-        return _add(F.linear(x_nk.to(self.weight_mk.dtype), self.weight_mk).float(), self.bias_m)
+        return _dense(x_nk, self.weight_mk, self.bias_m)
+
+    def for_compiler(self) -> PureProduct:
+        return PureProduct(str(self.weight_mk.dtype), _dense, _given(self.weight_mk, self.bias_m))
+
+
+def _dense(x_nk: Tensor, weight_mk: Tensor, bias_m: Tensor | None = None) -> Tensor:
+    if weight_mk.dtype == torch.float32:
+        return F.linear(x_nk, weight_mk, bias_m)
+    return _add(F.linear(x_nk.to(weight_mk.dtype), weight_mk).float(), bias_m)
 
 
 class Int8Product:
@@ -97,6 +119,11 @@ class Int8Product:
             result_nm = F.linear(x_nk.to(self._wide), self.codes_mk.to(self._wide)).float() * self.scale_m
         return _add(result_nm, self.bias_m)
 
+    def for_compiler(self) -> PureProduct | None:
+        if not self._integers:
+            return None
+        return PureProduct("int8", _int8_product, _given(self.codes_mk, self.scale_m, self.bias_m))
+
     def _integer_product(self, codes_nk: Tensor) -> Tensor:
         return torch._int_mm(codes_nk.to(torch.int8), self.codes_mk.T) * self.scale_m
 
@@ -106,6 +133,16 @@ class Int8Product:
             codes_nk, 1.0, 128, self._tall
         )
         return result
+
+
+def _int8_product(x_nk: Tensor, codes_mk: Tensor, scale_m: Tensor, bias_m: Tensor | None = None) -> Tensor:
+    """One row as it is written, which compiled is one loop that reads each code once and rounds nothing; more rows in
+    integers. SmolLM2's 30 layers, weights from memory, two cores: 3.9 ms compiled, 6.1 ms fbgemm, 7.6 ms packed."""
+    if x_nk.shape[0] == 1:
+        result_nm = (x_nk * codes_mk.float()).sum(-1)[None] * scale_m
+    else:
+        result_nm = _in_two_parts(x_nk, lambda codes: torch._int_mm(codes.to(torch.int8), codes_mk.T) * scale_m)
+    return _add(result_nm, bias_m)
 
 
 def two_codes(x_nk: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,8 +157,8 @@ def two_codes(x_nk: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_two_parts(x_nk: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
     codes_2nk, scale_n1 = two_codes(x_nk)
-    first_nm, second_nm = product(codes_2nk).chunk(2)
-    return torch.add(first_nm, second_nm, alpha=1 / 254) * scale_n1
+    result_2nm, num_rows = product(codes_2nk), x_nk.shape[0]
+    return torch.add(result_2nm[:num_rows], result_2nm[num_rows:], alpha=1 / 254) * scale_n1
 
 
 def _packed_for_fbgemm(weight: Int8Weight) -> Any:
@@ -176,12 +213,14 @@ class Int4Product:
 
     def __call__(self, x_nk: Tensor) -> Tensor:
         if self._packed_kernel and len(x_nk) <= FEW_ROWS_INT4:
-            result_nm = torch._weight_int4pack_mm_for_cpu(
-                x_nk.bfloat16(), self._codes, self.group_size, self._scales_gm2
-            ).float()
-        else:
-            result_nm = (x_nk.to(self._wide) @ self.unpacked(self._wide)).float()
-        return _add(result_nm, self.bias_m)
+            return _int4_product(x_nk, self._codes, self._scales_gm2, self.bias_m, group_size=self.group_size)
+        return _add((x_nk.to(self._wide) @ self.unpacked(self._wide)).float(), self.bias_m)
+
+    def for_compiler(self) -> PureProduct | None:
+        if not self._packed_kernel:
+            return None
+        function = functools.partial(_int4_product, group_size=self.group_size)
+        return PureProduct(f"int4 {self.group_size}", function, _given(self._codes, self._scales_gm2, self.bias_m))
 
     def unpacked(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """(K, M): the transposed weight as its codes say."""
@@ -205,6 +244,13 @@ class Int4Product:
         return weight_bkr.transpose(0, 1).reshape(self.num_inputs, -1)
 
 
+def _int4_product(
+    x_nk: Tensor, codes: Tensor, scales_gm2: Tensor, bias_m: Tensor | None = None, *, group_size: int
+) -> Tensor:
+    result_nm = torch._weight_int4pack_mm_for_cpu(x_nk.bfloat16(), codes, group_size, scales_gm2)
+    return _add(result_nm.float(), bias_m)
+
+
 class DynamicInt8Product:
     """x (scale q)^T + b with x rounded to int8 row by row: integers are multiplied and summed exactly, then scaled.
 
@@ -224,9 +270,19 @@ class DynamicInt8Product:
     def __call__(self, x_nk: Tensor) -> Tensor:
         if not self._integers:
             return _add(dynamic_product(x_nk, self.weight), self.bias_m)
-        codes_nk, scale_n = quantize_rows(x_nk)
-        sums_nm = torch._int_mm(codes_nk, self.weight.codes_nk.T).float()
-        return _add(sums_nm * scale_n[:, None] * self.weight.scale_n, self.bias_m)
+        return _dynamic_product(x_nk, self.weight.codes_nk, self.weight.scale_n, self.bias_m)
+
+    def for_compiler(self) -> PureProduct | None:
+        if not self._integers:
+            return None
+        tensors = _given(self.weight.codes_nk, self.weight.scale_n, self.bias_m)
+        return PureProduct("dynamic int8", _dynamic_product, tensors)
+
+
+def _dynamic_product(x_nk: Tensor, codes_mk: Tensor, scale_m: Tensor, bias_m: Tensor | None = None) -> Tensor:
+    codes_nk, scale_n = quantize_rows(x_nk)
+    sums_nm = torch._int_mm(codes_nk, codes_mk.T).float()
+    return _add(sums_nm * scale_n[:, None] * scale_m, bias_m)
 
 
 def dynamic_product(x_nk: Tensor, weight: DynamicInt8Weight) -> Tensor:
@@ -254,6 +310,9 @@ class Nf4Product:
         numbers = F.embedding(self._codes.int(), self._pairs).flatten()[: rows * columns]
         return F.linear(x_nk, nf4.scaled(numbers.view(rows, columns), self._absmax), self.bias_m)
 
+    def for_compiler(self) -> None:
+        """None: looking up two weights at a time is no faster compiled."""
+
 
 class JoinedProduct:
     """Several products of one input, side by side, whose weights cannot be one matrix."""
@@ -267,6 +326,9 @@ class JoinedProduct:
 
     def __call__(self, x_nk: Tensor) -> Tensor:
         return torch.cat([product(x_nk) for product in self.products], -1)
+
+    def for_compiler(self) -> None:
+        """None: such mixtures are rare."""
 
 
 def make_product(weight: QuantizedWeight, bias_m: Tensor | None = None) -> Product:
@@ -311,3 +373,7 @@ def _wide_dtype(device: torch.device) -> torch.dtype:
 
 def _add(result_nm: Tensor, bias_m: Tensor | None) -> Tensor:
     return result_nm if bias_m is None else result_nm + bias_m
+
+
+def _given(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(tensor for tensor in tensors if tensor is not None)

@@ -1,0 +1,301 @@
+"""One decoding step of a layer, compiled: one new token of each of N sequences, all of a layer in a few fused loops.
+
+Answering one token at a time, eager PyTorch spends two thirds of its time on some 40 small operations a layer. Here a
+layer is written as one pure function of its inputs and weights, exported, and compiled to machine code by AOTInductor
+(needs a C++ compiler). All layers of a model share the one function, so that it takes some 15 s to compile, once: what
+was compiled is kept in the cache folder, under a key of everything that it depends on.
+
+Attention reads the paged cache through a table of slots (Kwon et al. 2023, "PagedAttention", section 4.3); compiled,
+keys and values are read where they lie, with nothing gathered beforehand.
+
+Legend: N sequences, D width, H heads, K key-value heads, J = 2 K, G = H / K, E head width, S longest sequence so far,
+P positions of the pool, C = 2 E.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import llm_journey.quantization.products as products_module
+from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.paths import cache_dir
+from llm_journey.generation.paged_cache import PagedCache
+from llm_journey.model.config import TransformerConfig
+from llm_journey.model.mlp import ACTIVATIONS
+
+MAX_ROWS, _EXAMPLE_POSITIONS = 64, 100
+Pure = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A norm or a product: a pure function (x, *tensors), what it is called, and one layer's tensors for it."""
+
+    kind: str
+    function: Pure
+    tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """A layer in the order in which it is computed. `up` holds the gate too, where there is one."""
+
+    attention_norm: Part
+    qkv: Part
+    q_norm: Part | None
+    k_norm: Part | None
+    o: Part
+    mlp_norm: Part
+    up: Part
+    down: Part
+
+    def each(self) -> list[Part]:
+        parts = (getattr(self, name) for name in _NAMES)
+        return [part for part in parts if part is not None]
+
+
+_NAMES = ("attention_norm", "qkv", "q_norm", "k_norm", "o", "mlp_norm", "up", "down")
+
+
+class Slots:
+    """Where the new tokens are written, what each sequence reads, and what of that it may not see.
+
+    write_n: slots of the pool. read_ns: a slot for every position; behind a sequence's end, and before its window, the
+    slot that it has just written, so that no unset memory is read. hidden_ns: 0 where it may be seen, else -inf.
+    """
+
+    def __init__(self, tables: Sequence[Sequence[int]], stops: Sequence[int], block_size: int, window: int | None):
+        longest = max(stops)
+        num_blocks = -(-longest // block_size)
+        rows = [[*table[:num_blocks], *[0] * (num_blocks - len(table))] for table in tables]
+        blocks_nb = torch.tensor(rows)
+        slots_nbs = blocks_nb[:, :, None] * block_size + torch.arange(block_size)
+        read_ns = slots_nbs.flatten(1)[:, :longest]
+        positions_s, stops_n1 = torch.arange(longest), torch.tensor(stops)[:, None]
+        seen_ns = positions_s < stops_n1
+        if window is not None:
+            seen_ns &= positions_s >= stops_n1 - window
+        self.write_n = read_ns.gather(1, stops_n1 - 1)[:, 0]
+        self.read_ns = torch.where(seen_ns, read_ns, self.write_n[:, None])
+        self.hidden_ns = torch.zeros(seen_ns.shape).masked_fill_(~seen_ns, -torch.inf)
+
+
+class DecodeLayer(nn.Module):
+    """The step of one layer. A module only because torch.export takes nothing else: it holds no weights."""
+
+    def __init__(self, config: TransformerConfig, parts: LayerParts) -> None:
+        super().__init__()
+        self.config = config
+        self.functions = {name: part.function for name in _NAMES if (part := getattr(parts, name)) is not None}
+        self.counts = {name: len(getattr(parts, name).tensors) for name in self.functions}
+        self.activation = ACTIVATIONS[config.mlp]
+
+    def forward(
+        self,
+        x_nd: Tensor,
+        rotary_n1c: Tensor,
+        write_n: Tensor,
+        read_ns: Tensor,
+        hidden_ns: Tensor,
+        table_pje: Tensor,
+        tensors: tuple[Tensor, ...],
+    ) -> Tensor:
+        """(N, D) out of a layer for (N, D) into it; keys and values are written into `table_pje`.
+
+        rotary_n1c: cos twice, then sin with its sign, of each sequence's position (anything, where nothing is rotated).
+        tensors: those of the layer's parts, one after another.
+        """
+        given = iter(tensors)
+        taken = {name: tuple(next(given) for _ in range(count)) for name, count in self.counts.items()}
+
+        def part(name: str, x: Tensor) -> Tensor:
+            result: Tensor = self.functions[name](x, *taken[name])
+            return result
+
+        def attention(x_nd: Tensor) -> Tensor:
+            return self._attention(x_nd, part, rotary_n1c, write_n, read_ns, hidden_ns, table_pje)
+
+        def mlp(x_nd: Tensor) -> Tensor:
+            up_nf = part("up", x_nd)
+            if self.config.mlp != "swiglu":
+                return part("down", self.activation(up_nf))
+            gate_nf, up_nf = up_nf.chunk(2, -1)
+            return part("down", nn.functional.silu(gate_nf) * up_nf)
+
+        if self.config.norm_placement == "pre":
+            x_nd = x_nd + attention(part("attention_norm", x_nd))
+            return x_nd + mlp(part("mlp_norm", x_nd))
+        x_nd = part("attention_norm", x_nd + attention(x_nd))
+        return part("mlp_norm", x_nd + mlp(x_nd))
+
+    def _attention(
+        self,
+        x_nd: Tensor,
+        part: Callable[[str, Tensor], Tensor],
+        rotary_n1c: Tensor,
+        write_n: Tensor,
+        read_ns: Tensor,
+        hidden_ns: Tensor,
+        table_pje: Tensor,
+    ) -> Tensor:
+        num_heads, num_kv_heads, width = self.config.num_heads, self.config.num_kv_heads, self.config.head_width
+        all_nhe = part("qkv", x_nd).view(-1, num_heads + 2 * num_kv_heads, width)
+        q_nhe, k_nke, v_nke = torch.split(all_nhe, [num_heads, num_kv_heads, num_kv_heads], 1)
+        if "q_norm" in self.functions:
+            q_nhe, k_nke = part("q_norm", q_nhe), part("k_norm", k_nke)
+        if self.config.positions == "rope":
+            q_nhe, k_nke = _rotated(q_nhe, rotary_n1c), _rotated(k_nke, rotary_n1c)
+        table_pje[write_n] = torch.cat((k_nke, v_nke), 1)
+        kv_nsje = torch.ops.aten._unsafe_index(table_pje, [read_ns])  # the slots are ours: no check of their bounds
+        q_nkge = q_nhe.reshape(-1, num_kv_heads, num_heads // num_kv_heads, width)
+        scores_nskg = (q_nkge[:, None] * kv_nsje[:, :, :num_kv_heads, None]).sum(-1) * width**-0.5
+        scores_nskg = scores_nskg + hidden_ns[:, :, None, None]
+        # softmax written out: dividing the sums, not each share, halves the time for long sequences.
+        shares_nskg = (scores_nskg - scores_nskg.amax(1, keepdim=True)).exp()
+        sums_nkge = (shares_nskg[..., None] * kv_nsje[:, :, num_kv_heads:, None]).sum(1)
+        return part("o", (sums_nkge / shares_nskg.sum(1)[..., None]).flatten(1))
+
+
+def _rotated(x_nhe: Tensor, rotary_n1c: Tensor) -> Tensor:
+    """model.positions.apply_rotary: x cos + (x with its halves exchanged) sin."""
+    cos_n1e, sin_n1e = rotary_n1c.chunk(2, -1)
+    first, second = x_nhe.chunk(2, -1)
+    return x_nhe * cos_n1e + torch.cat((second, first), -1) * sin_n1e
+
+
+class CompiledLayers:
+    """The steps of all layers of a model by one compiled function, for one sequence or for several."""
+
+    def __init__(self, config: TransformerConfig, layers: Sequence[LayerParts], num_rows: int) -> None:
+        """num_rows: 1, or more, which then stands for any number from 2 to 64.
+
+        Raises BadInputError where the layers are not alike, JourneyError where the compiler fails or is missing.
+        """
+        forms = {tuple((part.kind, _form(part.tensors)) for part in layer.each()) for layer in layers}
+        if len(forms) != 1:
+            raise BadInputError("the layers differ in shape or in form, and cannot share one compiled step")
+        self._tensors = [[tensor for part in layer.each() for tensor in part.tensors] for layer in layers]
+        key = _key(config, forms.pop(), num_rows)
+        path = kept_file(key)
+        if not path.exists():
+            _compile(DecodeLayer(config, layers[0]), config, self._tensors[0], num_rows, path)
+        self._run = _load(path)
+        self._no_rotation = torch.zeros(1, 1, 2 * config.head_width)
+
+    def __call__(self, x_nd: Tensor, rotary_n1c: Tensor | None, slots: Slots, cache: PagedCache) -> Tensor:
+        if rotary_n1c is None:
+            rotary_n1c = self._no_rotation.expand(len(x_nd), -1, -1)
+        places = [slots.write_n, slots.read_ns, slots.hidden_ns]
+        for index, tensors in enumerate(self._tensors):
+            (x_nd,) = self._run([x_nd, rotary_n1c, *places, cache.layer(index), *tensors])
+        return x_nd
+
+
+def is_kept(config: TransformerConfig, layers: Sequence[LayerParts], num_rows: int) -> bool:
+    """Whether this step was compiled on this machine before."""
+    form = tuple((part.kind, _form(part.tensors)) for part in layers[0].each())
+    return kept_file(_key(config, form, num_rows)).exists()
+
+
+def kept_folder() -> Path:
+    """Where compiled steps lie."""
+    return cache_dir() / "compiled"
+
+
+def kept_file(key: str) -> Path:
+    return kept_folder() / f"{key}.pt2"
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that AOTInductor would call, if there is one."""
+    wanted = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((found for name in wanted if name and (found := shutil.which(name))), None)
+
+
+def _form(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    return tuple((str(tensor.dtype), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
+
+
+def _key(config: TransformerConfig, form: tuple[Any, ...], num_rows: int) -> str:
+    """Of everything that the machine code depends on: the model's shape, this code, PyTorch, the processor."""
+    shape = {name: value for name, value in vars(config).items() if name not in ("vocab_size", "context", "num_layers")}
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], products_module)]
+    facts = [shape, form, min(num_rows, 2), code, torch.__version__, torch.cpu.get_capabilities()]
+    return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _example(config: TransformerConfig, tensors: Sequence[Tensor], num_rows: int) -> tuple[Any, ...]:
+    rows = MAX_ROWS // 4 if num_rows > 1 else 1
+    blocks = [[index] for index in range(rows)]
+    slots = Slots(blocks, [_EXAMPLE_POSITIONS] * rows, _EXAMPLE_POSITIONS, None)
+    table_pje = torch.zeros(rows * _EXAMPLE_POSITIONS, 2 * config.num_kv_heads, config.head_width)
+    rotary_n1c = torch.zeros(rows, 1, 2 * config.head_width)
+    x_nd = torch.zeros(rows, config.width)
+    return x_nd, rotary_n1c, slots.write_n, slots.read_ns, slots.hidden_ns, table_pje, tuple(tensors)
+
+
+def _compile(
+    layer: DecodeLayer, config: TransformerConfig, tensors: Sequence[Tensor], num_rows: int, path: Path
+) -> None:
+    if find_compiler() is None:
+        raise JourneyError("compiling needs a C++ compiler (g++ or clang++), and none was found; go on without it")
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    dim: Any = torch.export.Dim
+    rows = {0: dim("rows", min=2, max=MAX_ROWS)} if num_rows > 1 else {}
+    both = rows | {1: dim("positions", min=1, max=max(config.context, 2))}
+    pool = {0: dim("pool", min=2, max=2**31 - 1)}
+    shapes: Any = (rows, rows, rows, both, both, pool, tuple({} for _ in tensors))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".compile.", suffix=".tmp", dir=path.parent) as folder, _quietly():
+        try:
+            with torch.no_grad(), fresh_cache(dir=folder):
+                program = torch.export.export(layer, _example(config, tensors, num_rows), dynamic_shapes=shapes)
+                # Any number of threads: the loops ask OpenMP, and are not written for the number of this moment.
+                options = {"cpp.threads": -1}
+                file = Path(folder) / "step.pt2"
+                aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
+        except Exception as error:  # whatever a compiler may say
+            raise JourneyError(f"the decoding step could not be compiled: {str(error).strip().splitlines()[0][:300]}") from error
+        file.replace(path)
+
+
+def _load(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    """What torch._inductor.aoti_load_package does, without the import of the whole compiler."""
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader
+    try:
+        run: Callable[[list[Tensor]], list[Tensor]] = loader(str(path), "model", False, 1, -1).boxed_run
+    except RuntimeError as error:
+        path.unlink(missing_ok=True)
+        raise JourneyError(f"{path} is damaged, and was removed; compile again") from error
+    return run
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The compiler's notes are about its own insides."""
+    import warnings
+
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

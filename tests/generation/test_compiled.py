@@ -1,0 +1,137 @@
+"""A compiled decoding step computes what the eager one does: as a function for every family, as machine code for some."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engines import FAMILIES, GREEDY, engine, new_ids, run
+
+from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.generation import compiled
+from llm_journey.generation.blocks import BlockPool
+from llm_journey.generation.compiled import CompiledLayers, DecodeLayer
+from llm_journey.generation.engine import Engine, EngineConfig
+from llm_journey.generation.paged_cache import PagedCache
+from llm_journey.generation.runner import Runner, Share
+from llm_journey.model.decoder import Decoder
+from llm_journey.parity.random_models import random_decoder, random_ids
+
+WIDE: dict[str, Any] = {
+    "width": 64,
+    "mlp_width": 128,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "vocab_size": 128,
+    "context": 128,
+}
+PROMPTS = [random_ids(1, length, 97, seed=length)[0].tolist() for length in (19, 3, 11)]
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step runs as the Python that it is written in."""
+
+    def take(self: CompiledLayers, config: Any, layers: Any, num_rows: int) -> None:
+        self._tensors = [tuple(tensor for part in layer.each() for tensor in part.tensors) for layer in layers]
+        self._no_rotation = torch.zeros(1, 1, 2 * config.head_width)
+        layer = DecodeLayer(config, layers[0])
+        self._run = lambda inputs: [layer(*inputs[:6], inputs[6:])]
+
+    monkeypatch.setattr(CompiledLayers, "__init__", take)
+
+
+def decoded(decoder: Decoder, weights: Any, *, compile: bool) -> torch.Tensor:
+    """Logits of five steps of three sequences together and of one alone, behind prompts that the eager way has read."""
+    runner = Runner(decoder, weights)
+    pool, cache = BlockPool(64, 4), PagedCache(decoder.config, num_blocks=64, block_size=4)
+    cache.layer(0).fill_(torch.nan)  # memory that was never written may hold anything
+    tables: list[list[int]] = [[] for _ in PROMPTS]
+    for ids, table in zip(PROMPTS, tables, strict=True):
+        assert pool.grow(table, len(ids))
+        runner([Share(ids=ids, start=0, table=table)], cache)
+    if compile:
+        runner.compile(several=True)
+    found = []
+    for step, chosen in enumerate(((0, 1, 2), (0, 1, 2), (2, 0), (1,), (2,))):
+        shares = []
+        for index in chosen:
+            start = len(PROMPTS[index]) + sum(index in before for before in ((0, 1, 2), (0, 1, 2), (2, 0), (1,))[:step])
+            assert pool.grow(tables[index], start + 1)
+            if decoder.config.sliding_window is not None:
+                pool.release_before(tables[index], start + 1 - decoder.config.sliding_window)
+            shares.append(Share(ids=[7 + step + index], start=start, table=tables[index]))
+        found.append(runner(shares, cache))
+    return torch.cat(found)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_step_as_a_function_equals_the_eager_runner(name: str) -> None:
+    decoder = random_decoder(**FAMILIES[name])
+    wanted = decoded(decoder, "float32", compile=False)
+    torch.testing.assert_close(decoded(decoder, "float32", compile=True), wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("weights", ["bfloat16", "int8", "int4"])
+def test_the_step_in_few_bits_stays_as_near_as_the_eager_runner(weights: Any) -> None:
+    decoder = random_decoder(scale=0.1, bias=True, **WIDE)
+    wanted, found = (decoded(decoder, weights, compile=compile) for compile in (False, True))
+    assert float((found - wanted).norm() / wanted.norm()) < 0.01  # bf16's rounding of activations, here or there
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_compiled_answers_are_the_eager_ones(weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if compiled.find_compiler() is None:
+        pytest.skip("no C++ compiler here")
+    monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
+    decoder = random_decoder(scale=0.1, bias=True, **WIDE)
+    wanted, found = (decoded(decoder, weights, compile=compile) for compile in (False, True))
+    assert float((found - wanted).norm() / wanted.norm()) < (1e-5 if weights == "float32" else 0.01)
+    # What is kept is found again, and nothing is left beside it.
+    assert Runner(decoder, weights).use_kept()
+    assert sorted(path.suffix for path in compiled.kept_folder().iterdir()) == [".pt2", ".pt2"]
+    assert not Runner(decoder, "bfloat16").use_kept()
+
+
+def test_an_engine_with_compiled_steps_answers_as_without(uncompiled: None) -> None:
+    decoder = random_decoder(**FAMILIES["llama"])
+    plain = engine(decoder)
+    runner = Runner(decoder)
+    runner.compile(several=True)
+    fast = Engine(runner, EngineConfig(block_size=4))
+    answers = []
+    for an_engine in (plain, fast):
+        requests = [an_engine.submit(ids, GREEDY) for ids in PROMPTS]
+        run(an_engine)
+        answers.append([new_ids(request) for request in requests])
+    assert answers[0] == answers[1]
+
+
+def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "find_compiler", lambda: None)
+    runner = Runner(random_decoder())
+    assert not runner.use_kept()
+    with pytest.raises(JourneyError, match="C\\+\\+ compiler"):
+        runner.compile()
+
+
+def test_a_damaged_file_is_removed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("a file is there"))
+    monkeypatch.setattr(compiled, "_key", lambda *_: "key")
+    file = compiled.kept_file("key")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a file")
+    with pytest.raises(JourneyError, match="damaged"):
+        Runner(random_decoder()).compile()
+    assert not file.exists()
+
+
+def test_unlike_layers_are_refused() -> None:
+    decoder = random_decoder()
+    decoder.blocks[0].mlp.up = torch.nn.Linear(decoder.config.width, decoder.config.mlp_width + 8)  # type: ignore[union-attr]
+    with pytest.raises(BadInputError, match="layers differ"):
+        Runner(decoder).compile()
