@@ -1,4 +1,4 @@
-"""A compiled decoding step computes what the eager one does: as a function for every family, as machine code for some."""
+"""A compiled decoding step computes what the eager one does: as a function for all families, as machine code for some."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from engines import FAMILIES, GREEDY, engine, new_ids, run
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation import compiled
 from llm_journey.generation.blocks import BlockPool
-from llm_journey.generation.compiled import CompiledLayers, DecodeLayer
+from llm_journey.generation.compiled import CompiledLayers, CompiledTail, DecodeLayer, Tail
 from llm_journey.generation.engine import Engine, EngineConfig
 from llm_journey.generation.paged_cache import PagedCache
 from llm_journey.generation.runner import Runner, Share
@@ -38,7 +38,13 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
         layer = DecodeLayer(config, layers[0])
         self._run = lambda inputs: [layer(*inputs[:6], inputs[6:])]
 
+    def take_tail(self: CompiledTail, norm: Any, head: Any) -> None:
+        self._tensors = [*norm.tensors, *head.tensors]
+        tail = Tail(norm, head)
+        self._run = lambda inputs: [tail(inputs[0], tuple(inputs[1:]))]
+
     monkeypatch.setattr(CompiledLayers, "__init__", take)
+    monkeypatch.setattr(CompiledTail, "__init__", take_tail)
 
 
 def decoded(decoder: Decoder, weights: Any, *, compile: bool) -> torch.Tensor:
@@ -91,7 +97,7 @@ def test_compiled_answers_are_the_eager_ones(weights: Any, tmp_path: Path, monke
     assert float((found - wanted).norm() / wanted.norm()) < (1e-5 if weights == "float32" else 0.01)
     # What is kept is found again, and nothing is left beside it.
     assert Runner(decoder, weights).use_kept()
-    assert sorted(path.suffix for path in compiled.kept_folder().iterdir()) == [".pt2", ".pt2"]
+    assert sorted(path.suffix for path in compiled.kept_folder().iterdir()) == [".pt2"] * 3
     assert not Runner(decoder, "bfloat16").use_kept()
 
 
@@ -121,9 +127,8 @@ def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pyte
 def test_a_damaged_file_is_removed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
     monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("a file is there"))
-    monkeypatch.setattr(compiled, "_key", lambda *_: "key")
-    file = compiled.kept_file("key")
-    file.parent.mkdir(parents=True)
+    file = tmp_path / "kept.pt2"
+    monkeypatch.setattr(compiled, "kept_layers", lambda *_: file)
     file.write_bytes(b"half a file")
     with pytest.raises(JourneyError, match="damaged"):
         Runner(random_decoder()).compile()

@@ -176,6 +176,18 @@ def _rotated(x_nhe: Tensor, rotary_n1c: Tensor) -> Tensor:
     return x_nhe * cos_n1e + torch.cat((second, first), -1) * sin_n1e
 
 
+class Tail(nn.Module):
+    """The last norm and the head, behind the layers."""
+
+    def __init__(self, norm: Part, head: Part) -> None:
+        super().__init__()
+        self.norm, self.head, self.count = norm.function, head.function, len(norm.tensors)
+
+    def forward(self, x_nd: Tensor, tensors: tuple[Tensor, ...]) -> Tensor:
+        logits_nv: Tensor = self.head(self.norm(x_nd, *tensors[: self.count]), *tensors[self.count :])
+        return logits_nv
+
+
 class CompiledLayers:
     """The steps of all layers of a model by one compiled function, for one sequence or for several."""
 
@@ -184,16 +196,15 @@ class CompiledLayers:
 
         Raises BadInputError where the layers are not alike, JourneyError where the compiler fails or is missing.
         """
-        forms = {tuple((part.kind, _form(part.tensors)) for part in layer.each()) for layer in layers}
-        if len(forms) != 1:
+        if len({_form(layer.each()) for layer in layers}) != 1:
             raise BadInputError("the layers differ in shape or in form, and cannot share one compiled step")
         self._tensors = [[tensor for part in layer.each() for tensor in part.tensors] for layer in layers]
-        key = _key(config, forms.pop(), num_rows)
-        path = kept_file(key)
-        if not path.exists():
-            _compile(DecodeLayer(config, layers[0]), config, self._tensors[0], num_rows, path)
-        self._run = _load(path)
         self._no_rotation = torch.zeros(1, 1, 2 * config.head_width)
+        path = kept_layers(config, layers[0], num_rows)
+        if not path.exists():
+            example, shapes = _layer_example(config, self._tensors[0], num_rows)
+            _compile(DecodeLayer(config, layers[0]), example, shapes, path)
+        self._run = _load(path)
 
     def __call__(self, x_nd: Tensor, rotary_n1c: Tensor | None, slots: Slots, cache: PagedCache) -> Tensor:
         if rotary_n1c is None:
@@ -204,19 +215,36 @@ class CompiledLayers:
         return x_nd
 
 
-def is_kept(config: TransformerConfig, layers: Sequence[LayerParts], num_rows: int) -> bool:
-    """Whether this step was compiled on this machine before."""
-    form = tuple((part.kind, _form(part.tensors)) for part in layers[0].each())
-    return kept_file(_key(config, form, num_rows)).exists()
+class CompiledTail:
+    """The last norm and the head of one row, compiled."""
+
+    def __init__(self, norm: Part, head: Part) -> None:
+        self._tensors = [*norm.tensors, *head.tensors]
+        path = kept_tail(norm, head)
+        if not path.exists():
+            example = (torch.zeros(1, norm.tensors[0].shape[0]), tuple(self._tensors))
+            _compile(Tail(norm, head), example, None, path)
+        self._run = _load(path)
+
+    def __call__(self, x_1d: Tensor) -> Tensor:
+        (logits_1v,) = self._run([x_1d, *self._tensors])
+        return logits_1v
+
+
+def kept_layers(config: TransformerConfig, layer: LayerParts, num_rows: int) -> Path:
+    """Where the compiled step of such layers lies, once it was compiled on this machine."""
+    shape = {name: value for name, value in vars(config).items() if name not in ("vocab_size", "context", "num_layers")}
+    return _kept_file("layer", min(num_rows, 2), shape, _form(layer.each()))
+
+
+def kept_tail(norm: Part, head: Part) -> Path:
+    """The same for the last norm and the head."""
+    return _kept_file("tail", _form((norm, head)))
 
 
 def kept_folder() -> Path:
     """Where compiled steps lie."""
     return cache_dir() / "compiled"
-
-
-def kept_file(key: str) -> Path:
-    return kept_folder() / f"{key}.pt2"
 
 
 def find_compiler() -> str | None:
@@ -225,52 +253,53 @@ def find_compiler() -> str | None:
     return next((found for name in wanted if name and (found := shutil.which(name))), None)
 
 
-def _form(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    return tuple((str(tensor.dtype), tuple(tensor.shape), tensor.stride()) for tensor in tensors)
+def _form(parts: Sequence[Part]) -> Any:
+    return tuple(
+        (part.kind, tuple((str(tensor.dtype), tuple(tensor.shape), tensor.stride()) for tensor in part.tensors))
+        for part in parts
+    )
 
 
-def _key(config: TransformerConfig, form: tuple[Any, ...], num_rows: int) -> str:
-    """Of everything that the machine code depends on: the model's shape, this code, PyTorch, the processor."""
-    shape = {name: value for name, value in vars(config).items() if name not in ("vocab_size", "context", "num_layers")}
+def _kept_file(*facts: Any) -> Path:
+    """Named by everything that machine code depends on: those facts, this code, PyTorch, the processor."""
     code = [inspect.getsource(module) for module in (sys.modules[__name__], products_module)]
-    facts = [shape, form, min(num_rows, 2), code, torch.__version__, torch.cpu.get_capabilities()]
-    return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:32]
+    everything = [facts, code, torch.__version__, torch.cpu.get_capabilities()]
+    key = hashlib.sha256(json.dumps(everything, default=str, sort_keys=True).encode()).hexdigest()[:32]
+    return kept_folder() / f"{facts[0]}-{key}.pt2"
 
 
-def _example(config: TransformerConfig, tensors: Sequence[Tensor], num_rows: int) -> tuple[Any, ...]:
+def _layer_example(config: TransformerConfig, tensors: Sequence[Tensor], num_rows: int) -> tuple[Any, Any]:
+    """Inputs to trace a layer with, and which of their lengths may change."""
     rows = MAX_ROWS // 4 if num_rows > 1 else 1
-    blocks = [[index] for index in range(rows)]
-    slots = Slots(blocks, [_EXAMPLE_POSITIONS] * rows, _EXAMPLE_POSITIONS, None)
+    slots = Slots([[row] for row in range(rows)], [_EXAMPLE_POSITIONS] * rows, _EXAMPLE_POSITIONS, None)
     table_pje = torch.zeros(rows * _EXAMPLE_POSITIONS, 2 * config.num_kv_heads, config.head_width)
-    rotary_n1c = torch.zeros(rows, 1, 2 * config.head_width)
-    x_nd = torch.zeros(rows, config.width)
-    return x_nd, rotary_n1c, slots.write_n, slots.read_ns, slots.hidden_ns, table_pje, tuple(tensors)
+    rotary_n1c, x_nd = torch.zeros(rows, 1, 2 * config.head_width), torch.zeros(rows, config.width)
+    dim: Any = torch.export.Dim
+    n = {0: dim("rows", min=2, max=MAX_ROWS)} if num_rows > 1 else {}
+    ns = n | {1: dim("positions", min=1, max=2**31 - 1)}
+    p = {0: dim("pool", min=2, max=2**31 - 1)}
+    example = (x_nd, rotary_n1c, slots.write_n, slots.read_ns, slots.hidden_ns, table_pje, tuple(tensors))
+    return example, (n, n, n, ns, ns, p, tuple({} for _ in tensors))
 
 
-def _compile(
-    layer: DecodeLayer, config: TransformerConfig, tensors: Sequence[Tensor], num_rows: int, path: Path
-) -> None:
+def _compile(module: nn.Module, example: tuple[Any, ...], shapes: Any, path: Path) -> None:
     if find_compiler() is None:
         raise JourneyError("compiling needs a C++ compiler (g++ or clang++), and none was found; go on without it")
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
-    dim: Any = torch.export.Dim
-    rows = {0: dim("rows", min=2, max=MAX_ROWS)} if num_rows > 1 else {}
-    both = rows | {1: dim("positions", min=1, max=max(config.context, 2))}
-    pool = {0: dim("pool", min=2, max=2**31 - 1)}
-    shapes: Any = (rows, rows, rows, both, both, pool, tuple({} for _ in tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".compile.", suffix=".tmp", dir=path.parent) as folder, _quietly():
+        file = Path(folder) / "step.pt2"
+        # Any number of threads: the loops ask OpenMP, and are not written for the number of this moment.
+        options = {"cpp.threads": -1}
         try:
             with torch.no_grad(), fresh_cache(dir=folder):
-                program = torch.export.export(layer, _example(config, tensors, num_rows), dynamic_shapes=shapes)
-                # Any number of threads: the loops ask OpenMP, and are not written for the number of this moment.
-                options = {"cpp.threads": -1}
-                file = Path(folder) / "step.pt2"
+                program = torch.export.export(module, example, dynamic_shapes=shapes)
                 aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
         except Exception as error:  # whatever a compiler may say
-            raise JourneyError(f"the decoding step could not be compiled: {str(error).strip().splitlines()[0][:300]}") from error
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise JourneyError(f"the decoding step could not be compiled: {reason}") from error
         file.replace(path)
 
 

@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.generation.compiled import MAX_ROWS, CompiledLayers, LayerParts, Part, Slots, is_kept
+from llm_journey.generation.compiled import (
+    MAX_ROWS,
+    CompiledLayers,
+    CompiledTail,
+    LayerParts,
+    Part,
+    Slots,
+    kept_layers,
+    kept_tail,
+)
 from llm_journey.generation.paged_cache import PagedCache
 from llm_journey.generation.paged_cache import Slots as CacheSlots
 from llm_journey.model.attention import Attention, causal_mask
@@ -94,7 +103,8 @@ class Runner:
         self._decoder_embedded, self._rotary = stem._embedded, stem._rotary
         self._layers = [self._layer(block) for block in decoder.blocks if isinstance(block, Block)]
         self._rotary_pc = torch.empty(0, 0)
-        self._compiled: dict[bool, CompiledLayers] = {}  # whether for several sequences
+        self._compiled: dict[int, CompiledLayers] = {}  # by the number of sequences: 1, or 2 for several
+        self._compiled_tail: CompiledTail | None = None
         self._norm = decoder.norm if isinstance(decoder.norm, nn.Identity) else _Norm(decoder.norm)
         self._head = self._head_product(decoder)
         self._gated = self.config.mlp == "swiglu"
@@ -122,7 +132,8 @@ class Runner:
         else:
             tables, stops = [share.table for share in shares], [share.stop for share in shares]
             x_nd = compiled(x_nd, rotary_n1c, Slots(tables, stops, cache.block_size, self.config.sliding_window), cache)
-        logits_rv = self._head(self._norm(x_nd))
+        tail = self._compiled_tail if len(x_nd) == 1 else None
+        logits_rv = self._head(self._norm(x_nd)) if tail is None else tail(x_nd)
         if not bool(
             torch.isfinite(logits_rv.sum())
         ):  # one operation; asking each costs a tenth of a small model's pass
@@ -136,17 +147,28 @@ class Runner:
         missing or fails, BadInputError where the model has no such form (another device, weights in NF4).
         """
         layers = self._layer_parts()
-        for many in (False, True) if several else (False,):
-            self._compiled[many] = CompiledLayers(self.config, layers, 2 if many else 1)
+        for num_rows in (1, 2) if several else (1,):
+            self._compiled[num_rows] = CompiledLayers(self.config, layers, num_rows)
+        tail = self._tail_parts()
+        if tail is not None:
+            self._compiled_tail = CompiledTail(*tail)
 
     def use_kept(self) -> bool:
         """Take the compiled steps that this machine has already; whether there are any."""
         with contextlib.suppress(BadInputError):
-            layers = self._layer_parts()
-            for many in (False, True):
-                if is_kept(self.config, layers, 2 if many else 1):
-                    self._compiled[many] = CompiledLayers(self.config, layers, 2 if many else 1)
+            layers, tail = self._layer_parts(), self._tail_parts()
+            for num_rows in (1, 2):
+                if kept_layers(self.config, layers[0], num_rows).exists():
+                    self._compiled[num_rows] = CompiledLayers(self.config, layers, num_rows)
+            if tail is not None and kept_tail(*tail).exists():
+                self._compiled_tail = CompiledTail(*tail)
         return bool(self._compiled)
+
+    def _tail_parts(self) -> tuple[Part, Part] | None:
+        head = self._head.for_compiler()
+        if head is None or not isinstance(self._norm, _Norm):
+            return None
+        return Part(self._norm.kind, self._norm.function, self._norm.tensors), Part(*vars(head).values())
 
     def _layer_parts(self) -> list[LayerParts]:
         if self.device.type != "cpu":
@@ -156,7 +178,7 @@ class Runner:
     def _compiled_for(self, shares: Sequence[Share], cache: PagedCache) -> CompiledLayers | None:
         if not self._compiled or not cache.plain or any(len(share.ids) != 1 for share in shares):
             return None
-        return self._compiled.get(len(shares) > 1) if len(shares) <= MAX_ROWS else None
+        return self._compiled.get(min(len(shares), 2)) if len(shares) <= MAX_ROWS else None
 
     def _eager(self, x_nd: Tensor, rotary_n1c: Tensor | None, shares: Sequence[Share], cache: PagedCache) -> Tensor:
         """(R, D): all layers, and then the rows whose logits are wanted."""

@@ -199,15 +199,21 @@ def probabilities(
     allowed_bv: False at tokens that may not come. Raises JourneyError where the model's logits hold NaN or infinity:
     such a model has diverged.
     """
+    logits_bv = _adjusted(logits_bv, ids_bt, config, allowed_bv, prompt_length)
+    if config.temperature == 0:
+        return torch.zeros_like(logits_bv).scatter_(1, logits_bv.argmax(-1, keepdim=True), 1.0)
+    return logits_bv.softmax(-1)
+
+
+def _adjusted(
+    logits_bv: Tensor, ids_bt: Tensor, config: SamplingConfig, allowed_bv: Tensor | None, prompt_length: int
+) -> Tensor:
     if not math.isfinite(float(logits_bv.sum())) and not bool(torch.isfinite(logits_bv).all()):
         raise JourneyError("the model's logits are not finite: its weights are damaged or its training diverged")
     logits_bv = logits_bv.float()
     if allowed_bv is not None:
         logits_bv = logits_bv.masked_fill(~allowed_bv, _NEVER)
-    logits_bv = adjust(logits_bv, ids_bt, config, prompt_length)
-    if config.temperature == 0:
-        return torch.zeros_like(logits_bv).scatter_(1, logits_bv.argmax(-1, keepdim=True), 1.0)
-    return logits_bv.softmax(-1)
+    return adjust(logits_bv, ids_bt, config, prompt_length)
 
 
 def sample(
@@ -219,8 +225,9 @@ def sample(
     prompt_length: int = 0,
 ) -> Tensor:
     """The next token of each row, (B,), after the tokens `ids_bt` (B, T). See `probabilities`."""
-    shares_bv = probabilities(logits_bv, ids_bt, config, allowed_bv, prompt_length)
-    return shares_bv.argmax(-1) if config.temperature == 0 else draw(shares_bv, generator)
+    if config.temperature == 0:
+        return _adjusted(logits_bv, ids_bt, config, allowed_bv, prompt_length).argmax(-1)
+    return draw(probabilities(logits_bv, ids_bt, config, allowed_bv, prompt_length), generator)
 
 
 def draw(shares_bv: Tensor, generator: torch.Generator | None) -> Tensor:
