@@ -8,7 +8,8 @@ A round measures each arm once, the order turned about; ratios are taken round b
 `--perplexity-tokens` of wikitext-2's test part in windows of 512, each engine by its own logits.
 
 Arms
-  ours int4, ours int8     the engine, as `journey generate --precision` runs it
+  ours int4, ours int8     the engine, as `journey generate --precision NAME --compile` runs it (eager where there is no
+                           C++ compiler, which is said)
   llama.cpp Q4_1, Q8_0     llama-cpp-python (no dependency; left out, and said so, where it is not installed); the Q8_0
                            file is written by `journey export --to gguf --type q8_0`
   transformers             `generate`, float32, greedy
@@ -53,11 +54,17 @@ class Ours:
     """The engine with its weights in one form."""
 
     def __init__(self, decoder: Any, weights: Any) -> None:
+        from llm_journey.core.errors import JourneyError
         from llm_journey.generation.engine import Engine, EngineConfig
         from llm_journey.generation.runner import Runner
 
         self.name = f"ours {weights}"
-        self.engine = Engine(Runner(decoder, weights), EngineConfig(cache_tokens=2048, reuse=False))
+        runner = Runner(decoder, weights)
+        try:
+            runner.compile(on_work=lambda what: say(f"{self.name}: compiling {what}"))
+        except JourneyError as error:
+            say(f"{self.name}: eager ({error})")
+        self.engine = Engine(runner, EngineConfig(cache_tokens=2048, reuse=False))
         self.bytes_per_token = self.engine.runner.num_bytes
 
     def prefill(self, ids: Sequence[int]) -> float:

@@ -29,7 +29,7 @@ __all__ = ["load", "train"]
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def load(model: str | Path, *, precision: str = "auto") -> "AnyModel":
+def load(model: str | Path, *, precision: str = "auto", compile: bool | None = None) -> "AnyModel":
     """A model to generate, chat or embed with.
 
     model: a run's name (`journey runs list`), a catalog model (`journey models list`), or a folder in Hugging Face
@@ -37,12 +37,14 @@ def load(model: str | Path, *, precision: str = "auto") -> "AnyModel":
     one with `fill(text)`, of an encoder-decoder one with `rewrite(text)`, of a sentence-transformers model one with
     `embed(texts)` ("all-minilm-l6-v2").
     precision: of the weights that `generate` and `chat` compute with: "float32", "bfloat16", "int8", "int4", or "auto",
-    as many bits as the model's file holds. A notebook shows it as a table. Raises llm_journey.core.errors.BadInputError
-    where nothing can be opened under that name.
+    as many bits as the model's file holds. compile: answer by steps compiled for this machine (once, half a minute;
+    half as fast again or more), by none, or (None) where they were compiled before.
+    A notebook shows it as a table. Raises llm_journey.core.errors.BadInputError where nothing can be opened under that
+    name.
     """
     from llm_journey.app.opening import open_model_or_embedder
 
-    return open_model_or_embedder(str(model), precision)
+    return open_model_or_embedder(str(model), precision, compile=compile)
 
 
 def train(

@@ -65,7 +65,7 @@ def test_each_kind_is_found(filled: Path) -> None:
     sizes = {item.kind: item.size for item in find_removable()}
     assert (sizes["leftovers"], sizes["pulled"]) == (70, 5000)
     assert list(names(filled, "pulled")) == ["pulled"]
-    with pytest.raises(BadInputError, match="known: checkpoints, leftovers, prepared, pulled"):
+    with pytest.raises(BadInputError, match="known: checkpoints, compiled, leftovers, prepared, pulled"):
         find_removable(["runs"])
 
 

@@ -211,7 +211,7 @@ def test_clean_lists_then_removes(home: Path, journey: Journey) -> None:
     assert journey("clean", "--dry-run", "--json").json["items"] == []
     assert journey("generate", "rivers", "The", "--set", "max_new_tokens=2").code == 0
     unknown = journey("clean", "--only", "everything", "--dry-run")
-    assert unknown.code == 2 and "known: checkpoints, leftovers, prepared, pulled" in unknown.err
+    assert unknown.code == 2 and "known: checkpoints, compiled, leftovers, prepared, pulled" in unknown.err
 
 
 def test_progress_stays_off_standard_output(home: Path, journey: Journey) -> None:

@@ -1,4 +1,4 @@
-"""A compiled decoding step computes what the eager one does: as a function for all families, as machine code for some."""
+"""A compiled decoding step computes what the eager one does: as a function for all families, compiled for some."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def test_the_step_in_few_bits_stays_as_near_as_the_eager_runner(weights: Any) ->
     assert float((found - wanted).norm() / wanted.norm()) < 0.01  # bf16's rounding of activations, here or there
 
 
-@pytest.mark.parametrize("weights", ["float32", "int8"])
+@pytest.mark.parametrize("weights", [pytest.param("float32", marks=pytest.mark.full), "int8"])
 def test_compiled_answers_are_the_eager_ones(weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if compiled.find_compiler() is None:
         pytest.skip("no C++ compiler here")

@@ -42,16 +42,27 @@ class Kind:
 
 
 class _Engine:
-    """The engine, as `generate`, `chat` and `serve` run it."""
+    """The engine, as `generate`, `chat` and `serve` run it; `compiled`: with --compile."""
 
-    def __init__(self, files: Files, threads: int, *, weights: Any, device: str = "cpu") -> None:  # noqa: ARG002
+    def __init__(
+        self,
+        files: Files,
+        threads: int,  # noqa: ARG002
+        *,
+        weights: Any,
+        device: str = "cpu",
+        compiled: bool = False,
+    ) -> None:
         from llm_journey.app.language_model import open_model
         from llm_journey.generation.engine import Engine, EngineConfig
         from llm_journey.generation.runner import Runner
 
         decoder = open_model(files["model"]).decoder.to(device)
         room = EngineConfig(cache_tokens=min(decoder.config.context, 4096), reuse=False)
-        self.engine = Engine(Runner(decoder, weights), room)
+        runner = Runner(decoder, weights)
+        if compiled:
+            runner.compile()
+        self.engine = Engine(runner, room)
         self.num_bytes = self.engine.runner.num_bytes
 
     def tokens(self, ids: Sequence[int], count: int) -> Iterator[int]:
@@ -196,6 +207,10 @@ def _weight_bytes(model: Any) -> int:
 def _kinds() -> list[Kind]:
     return [
         *(Kind(f"ours {weights}", (), partial(_Engine, weights=weights)) for weights in _WEIGHTS),
+        *(
+            Kind(f"ours {weights} compiled", ("C++ compiler",), partial(_Engine, weights=weights, compiled=True))
+            for weights in _WEIGHTS
+        ),
         Kind("eager float32", (), _Plain),
         Kind("compiled float32", (), _Compiled),
         Kind("transformers float32", ("transformers",), _Transformers, file="hf"),
@@ -227,7 +242,12 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in _kinds()}
 def lacking(kind: Kind) -> str:
     """What this machine lacks for a backend; "" where it lacks nothing."""
     for name in kind.needs:
-        if name == "cuda":
+        if name == "C++ compiler":
+            from llm_journey.generation.compiled import find_compiler
+
+            if find_compiler() is None:
+                return "no C++ compiler here"
+        elif name == "cuda":
             import torch
 
             if not torch.cuda.is_available():

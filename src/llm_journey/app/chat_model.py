@@ -114,14 +114,18 @@ class LocalEmbedder:
         return found.vectors
 
 
-def open_chat_model(name_or_path: str, *, precision: str = "auto", max_running: int = 16) -> LocalChatModel:
+def open_chat_model(
+    name_or_path: str, *, precision: str = "auto", compile: bool | None = None, max_running: int = 16
+) -> LocalChatModel:
     """A chat model by name, with its engine on a thread of its own. Raises BadInputError as `open_model` does."""
     from llm_journey.app.language_model import open_model
     from llm_journey.app.server import served_model
     from llm_journey.serving.config import ServerConfig
 
     config = ServerConfig(max_running=max_running)
-    return LocalChatModel(served_model(open_model(name_or_path, precision), config), config.max_new_tokens)
+    return LocalChatModel(
+        served_model(open_model(name_or_path, precision, compile=compile), config), config.max_new_tokens
+    )
 
 
 def _checked(body: dict[str, Any]) -> Any:

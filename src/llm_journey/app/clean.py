@@ -3,6 +3,7 @@
     leftovers     what killed processes left under temporary names, older than an hour
     prepared      prepared text and token shards, measured baselines: made again when needed
     pulled        catalog items of our own cache: pulled again when needed (the Hugging Face cache is left alone)
+    compiled      decoding steps compiled for this machine: compiled again when asked for
     checkpoints   of finished runs: all but the newest one; of any run: those set aside as abandoned
 
 Links are removed as links; nothing is ever followed out of the folders.
@@ -101,7 +102,7 @@ def _is_ours(path: Path) -> bool:
 
 def _leftovers() -> Iterator[Path]:
     oldest_in_use = time.time() - _LEFTOVER_AGE_SECONDS
-    ours = [cache_dir() / name for name in ("catalog", "prepared", "baselines")]
+    ours = [cache_dir() / name for name in ("catalog", "prepared", "baselines", "compiled")]
     found = [path for root in [*ours, *_idle_runs()] for path in _temporary_names(root)]
     found += _children(cache_dir() / "catalog" / ".partial")
     yield from (path for path in found if _newest_change(path) < oldest_in_use)
@@ -120,6 +121,10 @@ def _prepared() -> Iterator[Path]:
 
 def _pulled() -> Iterator[Path]:
     yield from (path for path in _children(cache_dir() / "catalog") if not path.name.startswith("."))
+
+
+def _compiled() -> Iterator[Path]:
+    yield from (path for path in _children(cache_dir() / "compiled") if not path.name.startswith("."))
 
 
 def _checkpoints() -> Iterator[Path]:
@@ -141,6 +146,7 @@ KINDS: dict[str, Callable[[], Iterator[Path]]] = {
     "leftovers": _leftovers,
     "prepared": _prepared,
     "pulled": _pulled,
+    "compiled": _compiled,
     "checkpoints": _checkpoints,
 }
 

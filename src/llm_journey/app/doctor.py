@@ -71,7 +71,7 @@ def _processor() -> Iterator[Finding]:
         "C++ compiler",
         "ok" if compiler else "note",
         compiler or "none",
-        "" if compiler else "only training.compile=true needs one: install g++ or clang",
+        "" if compiler else "only training.compile=true and answering with --compile need one: install g++ or clang",
     )
 
 

@@ -118,11 +118,13 @@ class LanguageModel:
         stop_ids: frozenset[int] = frozenset(),
         *,
         precision: Precision = "float32",
+        compile: bool | None = None,
         load: "Callable[[], Decoder] | None" = None,
     ) -> None:
         self.name, self.directory, self.tokenizer = name, directory, tokenizer
         self.defaults, self.stop_ids, self.precision = dict(defaults or {}), stop_ids, precision
         self.config: TransformerConfig = decoder.config
+        self.compile = compile
         self.lock = threading.RLock()
         self._decoder: Decoder | None = decoder
         self._load = load
@@ -141,11 +143,12 @@ class LanguageModel:
         """What answers, with room for one context; made at the first call."""
         with self.lock:
             if self._engine is None:
-                self._engine = self.make_engine(cache_tokens=self.config.context)
+                self._engine = self.make_engine(several=False, cache_tokens=self.config.context)
             return self._engine
 
-    def make_engine(self, **room: Any) -> "Engine":
-        """An engine of its own over the weights in this model's precision. room: fields of engine.EngineConfig."""
+    def make_engine(self, *, several: bool = True, **room: Any) -> "Engine":
+        """An engine of its own over the weights in this model's precision. several: steps are compiled for several
+        answers at a time too. room: fields of engine.EngineConfig."""
         from llm_journey.generation.engine import Engine, EngineConfig
         from llm_journey.generation.runner import Runner
 
@@ -154,6 +157,10 @@ class LanguageModel:
         if self._load is not None:
             self._decoder = None
             gc.collect()
+        if self.compile:
+            runner.compile(several=several, on_work=_say_once)
+        elif self.compile is None:
+            runner.use_kept()
         return Engine(runner, EngineConfig(**room))
 
     @property
@@ -278,11 +285,12 @@ class LanguageModel:
         return f"<table>{cells}</table>"
 
 
-def open_model(name_or_path: str, precision: str = "auto") -> LanguageModel:
+def open_model(name_or_path: str, precision: str = "auto", *, compile: bool | None = None) -> LanguageModel:
     """The model of a run's name, a catalog name, a folder, or a GGUF file. A catalog model that is not on this machine
     is pulled, which is said on standard error.
 
     precision: of the weights that it answers with; auto: as many bits as its file holds (see `stored_precision`).
+    compile: answer by compiled steps (generation.compiled), by none, or (None) where they were compiled before.
     Raises BadInputError that says what can be opened.
     """
     if precision not in get_args(Precision):
@@ -299,6 +307,7 @@ def open_model(name_or_path: str, precision: str = "auto") -> LanguageModel:
         _recommended(name_or_path) | defaults,
         stop_ids,
         precision=stored_precision(path, decoder.config) if precision == "auto" else precision,  # type: ignore[arg-type]
+        compile=compile,
         load=lambda: (_read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path))[0],
     )
 
@@ -408,6 +417,12 @@ def _catalog_model(name: str) -> Path:
         held = ", ".join(sorted(path.name for path in folder.iterdir()))
         raise BadInputError(f"{name!r} is here as {held} only, which cannot be opened; {_what_can_be_opened()}")
     return file
+
+
+def _say_once(what: str) -> None:
+    from llm_journey.core.console import messages
+
+    messages().print(f"compiling {what} for this machine; it is kept", markup=False, soft_wrap=True)
 
 
 def _what_can_be_opened() -> str:

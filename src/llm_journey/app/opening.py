@@ -18,26 +18,26 @@ AnyTextModel = LanguageModel | MaskFiller | Rewriter
 AnyModel = AnyTextModel | Embedder
 
 
-def open_model_or_embedder(name_or_path: str, precision: str = "auto") -> AnyModel:
+def open_model_or_embedder(name_or_path: str, precision: str = "auto", *, compile: bool | None = None) -> AnyModel:
     """`open_any`, or an Embedder where the model's folder says how its texts become vectors."""
     if embeds_texts(name_or_path):
-        _check_float(precision, "an embedder")
+        _check_plain(precision, compile, "an embedder")
         return open_embedder(name_or_path)
-    return open_any(name_or_path, precision)
+    return open_any(name_or_path, precision, compile=compile)
 
 
-def open_any(name_or_path: str, precision: str = "auto") -> AnyTextModel:
+def open_any(name_or_path: str, precision: str = "auto", *, compile: bool | None = None) -> AnyTextModel:
     """The model of a run's name, a catalog name, a folder or a GGUF file: a LanguageModel (decoder), a MaskFiller
     (encoder) or a Rewriter (encoder-decoder).
 
-    precision: of a LanguageModel, see `open_model`. Raises BadInputError that says what can be opened.
+    precision, compile: of a LanguageModel, see `open_model`. Raises BadInputError that says what can be opened.
     """
     from llm_journey.checkpoint.model_folder import load_config
 
     path = find_text_model(name_or_path)
     if path.suffix == GGUF_SUFFIX or (kind := load_config(path).kind) == "decoder":
-        return open_model(name_or_path, precision)
-    _check_float(precision, f"an {kind.replace('_', '-')}")
+        return open_model(name_or_path, precision, compile=compile)
+    _check_plain(precision, compile, f"an {kind.replace('_', '-')}")
     match kind:
         case "encoder":
             return _open_mask_filler(name_or_path, path)
@@ -45,7 +45,9 @@ def open_any(name_or_path: str, precision: str = "auto") -> AnyTextModel:
             return _open_rewriter(name_or_path, path)
 
 
-def _check_float(precision: str, what: str) -> None:
+def _check_plain(precision: str, compile: bool | None, what: str) -> None:
+    if compile:
+        raise BadInputError(f"compiled steps are for models that go on from a text; {what} has none")
     if precision not in ("auto", "float32"):
         raise BadInputError(f"precision {precision!r} is for models that go on from a text; {what} computes in float32")
 

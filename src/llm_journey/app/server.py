@@ -26,6 +26,7 @@ def serve_models(
     key_file: Path | None = None,
     more_hosts: Sequence[str] = (),
     precision: str = "auto",
+    compile: bool | None = None,
     settings: Sequence[str] = (),
     log_prompts: bool = False,
     on_start: Callable[[str, "Service"], None],
@@ -46,7 +47,7 @@ def serve_models(
     door = Door(host, keys, more_hosts=more_hosts)
     listening = bind(host, port)
     try:
-        service = make_service(names, config=config, precision=precision, log_prompts=log_prompts)
+        service = make_service(names, config=config, precision=precision, compile=compile, log_prompts=log_prompts)
     except BaseException:
         listening.close()
         raise
@@ -56,7 +57,12 @@ def serve_models(
 
 
 def make_service(
-    names: Sequence[str], *, config: "ServerConfig", precision: str = "auto", log_prompts: bool = False
+    names: Sequence[str],
+    *,
+    config: "ServerConfig",
+    precision: str = "auto",
+    compile: bool | None = None,
+    log_prompts: bool = False,
 ) -> "Service":
     """The models of `names`, each with its engine on a thread of its own."""
     from llm_journey.serving.api import Service
@@ -70,7 +76,7 @@ def make_service(
             embedder = open_embedder(name)
             embedders[embedder.name] = served_embedder(embedder)
         else:
-            model = open_model(name, precision)
+            model = open_model(name, precision, compile=compile)
             models[model.name] = served_model(model, config)
     return Service(models, embedders, config, log_prompts)
 

@@ -22,7 +22,7 @@ GENERATE_EXAMPLES = examples(
 )
 CHAT_EXAMPLES = examples(
     'journey chat MODEL "Which planets have rings?"',
-    "journey chat MODEL",
+    "journey chat MODEL --compile",
     'journey chat MODEL "A city as JSON" --schema city.json --set max_new_tokens=100',
 )
 
@@ -32,6 +32,14 @@ Precision = Annotated[
         "--precision",
         metavar="NAME",
         help="Of the weights: float32, bfloat16, int8, int4, or auto: as many bits as the model's file holds.",
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Steps compiled for this machine, once (half a minute, a C++ compiler): half as fast again or more.",
+        show_default="where compiled before",
     ),
 ]
 Draft = Annotated[
@@ -57,6 +65,7 @@ def generate(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model goes on from.", show_default=False)],
     settings: SetSampling = None,
     precision: Precision = "auto",
+    compile: Compile = None,
     schema: Schema = None,
     regex: Regex = None,
     choices: Choices = None,
@@ -67,7 +76,7 @@ def generate(
     from llm_journey.app.encoders import MaskFiller, Rewriter
     from llm_journey.app.opening import open_any
 
-    opened, chosen = open_any(model, precision), _settings(settings, schema, regex, choices)
+    opened, chosen = open_any(model, precision, compile=compile), _settings(settings, schema, regex, choices)
     if isinstance(opened, MaskFiller):
         _fill(opened, text, chosen, as_json)
         return
@@ -91,6 +100,7 @@ def chat(
     ] = None,
     settings: SetSampling = None,
     precision: Precision = "auto",
+    compile: Compile = None,
     schema: Schema = None,
     regex: Regex = None,
     choices: Choices = None,
@@ -107,7 +117,7 @@ def chat(
 
     if text is None and as_json:
         raise BadInputError("--json needs a message: journey chat MODEL TEXT --json")
-    opened, chosen = open_model(model, precision), _settings(settings, schema, regex, choices)
+    opened, chosen = open_model(model, precision, compile=compile), _settings(settings, schema, regex, choices)
     opened.sampling(chosen)
     guesser = _draft(draft)
     if opened.run is not None:

@@ -45,6 +45,14 @@ def serve(
         str,
         typer.Option("--precision", metavar="FORM", help="Weights: auto, float32, bfloat16, int8 or int4."),
     ] = "auto",
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Steps compiled for this machine, once (half a minute, a C++ compiler): nearly twice as fast.",
+            show_default="where compiled before",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,6 +85,7 @@ def serve(
         key_file=key_file,
         more_hosts=allow_host or (),
         precision=precision,
+        compile=compile,
         settings=settings or (),
         log_prompts=log_prompts,
         on_start=on_start,

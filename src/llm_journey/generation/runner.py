@@ -140,17 +140,22 @@ class Runner:
             raise JourneyError("the model's logits are not finite: its weights are damaged or its training diverged")
         return logits_rv
 
-    def compile(self, *, several: bool = False) -> None:
+    def compile(self, *, several: bool = False, on_work: Callable[[str], object] = str) -> None:
         """Answer one token at a time by compiled steps from now on: of one sequence, and of `several` too.
 
-        Compiled now (some 15 s each) where this machine has not done so before. Raises JourneyError where a compiler is
-        missing or fails, BadInputError where the model has no such form (another device, weights in NF4).
+        Compiled now (some 15 s each) where this machine has not done so before, of which `on_work` is told. Raises
+        JourneyError where a compiler is missing or fails, BadInputError where the model has no such form (another
+        device, weights in NF4).
         """
         layers = self._layer_parts()
         for num_rows in (1, 2) if several else (1,):
+            if not kept_layers(self.config, layers[0], num_rows).exists():
+                on_work("the step of one answer" if num_rows == 1 else "the step of several answers")
             self._compiled[num_rows] = CompiledLayers(self.config, layers, num_rows)
         tail = self._tail_parts()
         if tail is not None:
+            if not kept_tail(*tail).exists():
+                on_work("the head")
             self._compiled_tail = CompiledTail(*tail)
 
     def use_kept(self) -> bool:
