@@ -58,3 +58,12 @@ def test_wrong_options_are_one_line(journey: Journey, options: tuple[str, ...], 
     outcome = journey("generate", "rivers", "The", *options)
     assert outcome.code == 2 and outcome.out == ""
     assert message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_compile_is_asked_of_the_engine(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("llm_journey.generation.runner.Runner.compile", lambda _, **options: asked.append(options))
+    monkeypatch.setattr("llm_journey.generation.runner.Runner.use_kept", lambda _: asked.append("kept"))
+    for flags in (["--compile"], ["--no-compile"], []):
+        assert journey("generate", "rivers", "The", "--set", "max_new_tokens=2", *flags).code == 0
+    assert asked[0]["several"] is False and asked[1:] == ["kept"]

@@ -53,6 +53,24 @@ def test_logits_are_the_decoders_in_one_pass_in_pieces_and_beside_others(name: s
         torch.testing.assert_close(torch.cat(parts), expected(decoder, ids), **TOLERANCE)
 
 
+@pytest.mark.parametrize("window", [None, 40])
+def test_a_long_prompt_in_pieces_of_queries_is_the_decoders(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_journey.generation.runner._QUERIES", 16)
+    decoder = random_decoder(context=128, sliding_window=window)
+    ids = random_ids(1, 75, 97)[0].tolist()
+    pool, cache = cache_for(decoder)
+    table: list[int] = []
+    assert pool.grow(table, len(ids))
+    runner = Runner(decoder)
+    parts = [
+        runner([Share(ids=ids[begin:end], start=begin, table=table, all_logits=True)], cache)
+        for begin, end in ((0, 37), (37, 75))
+    ]
+    torch.testing.assert_close(torch.cat(parts), expected(decoder, ids), **TOLERANCE)
+
+
 def rounded(decoder: Decoder, weights: str) -> Decoder:
     """The decoder with every matrix as the codes say; the head of int4 is int8."""
     copy = copy_module.deepcopy(decoder)

@@ -48,6 +48,8 @@ from llm_journey.quantization.products import (
 )
 from llm_journey.quantization.scheme import joined
 
+# PyTorch's kernel on a CPU computes what a causal mask hides too, up to 512 keys of it: queries are given in pieces.
+_QUERIES = 128
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 
 
@@ -215,7 +217,8 @@ class Runner:
             first_seen = 0 if window is None else max(0, share.start + 1 - window)
             count, seen = len(share.ids), share.stop - first_seen
             mask = None
-            if count > 1 and (seen > count or (window is not None and window < seen)):
+            in_pieces = self.device.type == "cpu" and count > _QUERIES
+            if count > 1 and (seen > count or (window is not None and window < seen) or in_pieces):
                 mask = causal_mask(count, seen, self.device)
                 if window is not None:
                     mask = mask & ~causal_mask(count, seen, self.device).tril(seen - count - window)
@@ -236,8 +239,8 @@ class Runner:
         cache: PagedCache,
     ) -> Tensor:
         if self.config.norm_placement == "pre":
-            x_nd = x_nd + self._attention(layer.attention_norm(x_nd), layer, index, rotary_n1c, rows, cache)
-            return x_nd + self._mlp(layer.mlp_norm(x_nd), layer)
+            x_nd = self._attention(layer.attention_norm(x_nd), layer, index, rotary_n1c, rows, cache).add_(x_nd)
+            return self._mlp(layer.mlp_norm(x_nd), layer).add_(x_nd)
         x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary_n1c, rows, cache))
         return layer.mlp_norm(x_nd + self._mlp(x_nd, layer))
 
@@ -269,7 +272,7 @@ class Runner:
         up_nf = layer.up(x_nd)
         if self._gated:
             gate_nf, up_nf = up_nf.chunk(2, dim=-1)
-            return layer.down(F.silu(gate_nf) * up_nf)
+            return layer.down(F.silu(gate_nf).mul_(up_nf))  # in place: large new arrays cost page faults
         return layer.down(self._activation(up_nf))
 
     def _layer(self, block: Block) -> _Layer:
@@ -340,10 +343,23 @@ def _attend(q_nhe: Tensor, k_1kse: Tensor, v_1kse: Tensor, mask: Tensor | None) 
         q_1kge = q_nhe.view(1, k_1kse.shape[1], -1, head_width)
         return F.scaled_dot_product_attention(q_1kge, k_1kse, v_1kse).reshape(1, -1)
     q_1hne = q_nhe.transpose(0, 1)[None].to(k_1kse.dtype)
-    grouped = num_heads != k_1kse.shape[1]
-    out_1hne = F.scaled_dot_product_attention(
-        q_1hne, k_1kse, v_1kse, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
-    )
+    unseen, pieces = k_1kse.shape[2] - num_rows, []
+    size = _QUERIES if q_nhe.device.type == "cpu" else num_rows
+    for begin in range(0, num_rows, size):
+        end = min(begin + size, num_rows)
+        keys = slice(unseen + end)  # what comes after the last query of a piece need not be read
+        piece = None if mask is None else mask[..., begin:end, keys]
+        pieces.append(
+            F.scaled_dot_product_attention(
+                q_1hne[:, :, begin:end],
+                k_1kse[:, :, keys],
+                v_1kse[:, :, keys],
+                attn_mask=piece,
+                is_causal=piece is None,
+                enable_gqa=num_heads != k_1kse.shape[1],
+            )
+        )
+    out_1hne = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
     return out_1hne[0].transpose(0, 1).reshape(num_rows, -1)
 
 
