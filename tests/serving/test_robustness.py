@@ -8,15 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from small_server import MODEL, Running, running
+
+from llm_journey.serving.served import ServedEmbedder
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.allow_hosts(["127.0.0.1"])]
 
@@ -254,6 +257,33 @@ def test_many_idle_connections(tight: Running, count: int) -> None:
     finally:
         for connection in connections:
             connection.close()
+
+
+def test_embeddings_that_nobody_waits_for_are_not_made() -> None:
+    """500 texts in slices: a client that leaves ends them after the slice under way, and so does the server's end."""
+    slices: list[int] = []
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        slices.append(len(texts))
+        time.sleep(0.1)
+        return np.array([[float(text)] * 4 for text in texts], np.float32)
+
+    embedder = ServedEmbedder("vectors", embed, lambda texts: [1] * len(texts), 4, 16)
+    asked = {"model": "vectors", "input": [str(number) for number in range(500)]}
+    with running(embedder=embedder, limits={"drain_seconds": 0.2}) as server:
+        whole = httpx.post(f"{server.url}/v1/embeddings", json=asked, timeout=20).json()
+        assert [item["embedding"] for item in whole["data"]] == [[number] * 4 for number in range(500)]
+        slices.clear()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/embeddings", json=asked, timeout=0.3)
+        until(lambda: server.service.places["vectors"].taken == 0)
+        time.sleep(0.3)
+        assert 1 <= len(slices) < 10
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json=asked, timeout=20)
+            until(lambda: server.service.places["vectors"].taken == 1)
+            server.server._loop.call_soon_threadsafe(server.server.handle_exit, signal.SIGTERM, None)
+            assert late.result().status_code == 503
 
 
 def test_while_it_drains_nothing_new_is_taken_and_what_runs_is_told() -> None:

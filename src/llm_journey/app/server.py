@@ -1,9 +1,11 @@
 """Models by name behind an address: what `journey serve` runs."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llm_journey.app.embedder import open_embedder
 from llm_journey.app.language_model import embeds_texts, open_model
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from llm_journey.serving.api import Service
     from llm_journey.serving.config import ServerConfig
     from llm_journey.serving.served import ServedEmbedder, ServedModel
+
+T = TypeVar("T")
 
 
 def serve_models(
@@ -47,13 +51,37 @@ def serve_models(
     door = Door(host, keys, more_hosts=more_hosts)
     listening = bind(host, port)
     try:
-        service = make_service(names, config=config, precision=precision, compile=compile, log_prompts=log_prompts)
+        service = _on_passing_thread(
+            lambda: make_service(names, config=config, precision=precision, compile=compile, log_prompts=log_prompts)
+        )
     except BaseException:
         listening.close()
         raise
     start_logging()
     shown = f"[{host}]" if ":" in host else host
     serve(service, door, listening, on_start=lambda: on_start(f"http://{shown}:{listening.getsockname()[1]}", service))
+
+
+def _on_passing_thread(work: Callable[[], T]) -> T:
+    """What `work` returns, from a thread that ends with it.
+
+    OpenMP gives each thread that computes helpers of its own. As long as all of them together are more than the
+    processor has cores, libgomp puts a helper to sleep between any two operations, hundreds of times a token: an
+    engine is half as fast beside a main thread that has loaded its model. A thread's helpers end with it.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="opening", daemon=True)
+    thread.start()
+    found = outcome.result()
+    thread.join()
+    return found
 
 
 def make_service(

@@ -58,14 +58,15 @@ class EngineWorker:
                 self._calls.put(run)
         return future
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Cancel what is left and end the thread."""
+    def close(self, timeout: float = 10.0) -> bool:
+        """Cancel what is left and end the thread; whether it has ended within so many seconds."""
         with self._lock:  # nothing may be put behind the last call
             if not self._closed:
                 self._closed = True
                 self._calls.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:

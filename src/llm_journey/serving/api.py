@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import FastAPI, Path, Request, Response
 from pydantic import BaseModel
 
@@ -50,18 +52,21 @@ T = TypeVar("T")
 _FAILURES: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 # Of one server-sent event; its data is a piece of the answer as JSON, and [DONE] at the end.
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_EMBED_SLICE = 32  # texts between two looks at whether they are still wanted
 _GONE = 499  # nginx's status for a client that has left; nobody receives it
 
 
 @dataclass
 class Service:
-    """What the routes share. draining: the server was told to end, and takes nothing new."""
+    """What the routes share. draining: the server was told to end, and takes nothing new. broken_off: and what was
+    under way then is over too."""
 
     models: Mapping[str, ServedModel]
     embedders: Mapping[str, ServedEmbedder]
     config: ServerConfig
     log_prompts: bool = False
     draining: bool = False
+    broken_off: bool = False
     places: dict[str, Places] = field(init=False)
     metrics: Metrics = field(init=False)
     embedding: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -83,13 +88,16 @@ class Service:
 
     def break_off(self) -> None:
         """End every answer now; who waits for one is told."""
+        self.broken_off = True
         for model in self.models.values():
             model.worker.post(model.worker.engine.cancel_all)
 
-    def close(self) -> None:
-        """End the engines."""
-        for model in self.models.values():
-            model.worker.close(timeout=1.0)
+    def close(self, seconds: float = 1.0) -> bool:
+        """End the engines; whether all have ended within so many seconds."""
+        end = time.monotonic() + seconds
+        for model in self.models.values():  # all are told before one is waited for
+            model.worker.close(timeout=0.0)
+        return all(model.worker.close(timeout=max(0.0, end - time.monotonic())) for model in self.models.values())
 
     def cards(self) -> list[ModelCard]:
         """What is served."""
@@ -98,7 +106,7 @@ class Service:
 
     def _check_open(self) -> None:
         if self.draining:
-            raise ApiError(503, "the server is shutting down", code="draining", headers={"Retry-After": "5"})
+            raise _shutting_down()
 
 
 def make_app(service: Service, door: Door) -> App:
@@ -218,8 +226,7 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
                     code="context_length_exceeded",
                     param="input",
                 )
-            async with service.embedding:
-                vectors = await asyncio.to_thread(served.embed, texts)
+            vectors = await _vectors(service, served, texts, request)
         facts_of(request.scope)["prompt_tokens"] = sum(counts)
         service.metrics.prompt_tokens.labels(served.name).inc(sum(counts))
         packed = body.encoding_format == "base64"
@@ -232,6 +239,33 @@ def _add_embeddings(app: FastAPI, service: Service) -> None:
         ]
         usage = EmbeddingUsage(prompt_tokens=sum(counts), total_tokens=sum(counts))
         return EmbeddingAnswer(data=data, model=served.name, usage=usage)
+
+
+async def _vectors(
+    service: Service, served: ServedEmbedder, texts: Sequence[str], request: Request
+) -> npt.NDArray[np.float32]:
+    """Vectors (N, D) of N texts, a slice at a time: a client that leaves, the deadline and the server's end are heeded
+    between two slices."""
+
+    async def embed() -> npt.NDArray[np.float32]:
+        slices = []
+        async with service.embedding:
+            for first in range(0, len(texts), _EMBED_SLICE):
+                if service.broken_off:
+                    raise _shutting_down()
+                slices.append(await asyncio.to_thread(served.embed, texts[first : first + _EMBED_SLICE]))
+        return np.concatenate(slices)
+
+    seconds = service.config.request_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await while_wanted(embed(), request.receive)
+    except TimeoutError:
+        raise ApiError(
+            504, f"the vectors took more than {seconds:g} seconds; send fewer texts", code="timeout"
+        ) from None
+    except ClientGone:
+        raise ApiError(_GONE, "the client has left") from None
 
 
 class _Answering:
@@ -326,7 +360,7 @@ class _Answering:
     def _explained(self, error: Exception) -> Exception:
         """An answer that the engine ended: because the server ends, or because a pass failed."""
         if self._service.draining:
-            return ApiError(503, "the server is shutting down", code="draining")
+            return _shutting_down()
         if self._served.worker.failure is not None:
             log_failure(self._request.scope, self._served.worker.failure)
         return error
@@ -364,6 +398,10 @@ def _named(known: Mapping[str, T], name: str, what: str) -> T:
     if name not in known:
         raise _no_model(name, known, what)
     return known[name]
+
+
+def _shutting_down() -> ApiError:
+    return ApiError(503, "the server is shutting down", code="draining", headers={"Retry-After": "5"})
 
 
 def _no_model(name: str, known: Any, what: str) -> ApiError:

@@ -28,7 +28,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _LOOPBACK_NAMES = frozenset({"localhost"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY_CHARACTERS = 16
-_LINGER_SECONDS = 2.0
+_LINGER_SECONDS, _LINGER_BYTES = 2.0, 16 << 20
 _HELD_BODIES = 16  # so many bodies of the largest size at once
 _MAX_KEY_FILE_BYTES = 1 << 16
 
@@ -172,7 +172,8 @@ class Guard:
             if said.isdigit() and int(said[:20]) > self._max_body_bytes:
                 raise self._too_large()
         except ApiError:
-            await _read_off(receive)
+            if b"expect" not in headers:  # else it waits to be told to send, and is told not to
+                await _read_off(receive)
             raise
         return await self._body(receive, held)
 
@@ -226,10 +227,12 @@ class _Gone(Exception):  # noqa: N818 - no error: the client has left
 
 async def _read_off(receive: Receive) -> None:
     """Let pass by what is still coming, for a moment: an answer to a client that is sending would be lost."""
+    size = 0
     try:
         async with asyncio.timeout(_LINGER_SECONDS):
             message = await receive()
-            while message["type"] == "http.request" and message.get("more_body", False):
+            while message["type"] == "http.request" and message.get("more_body", False) and size < _LINGER_BYTES:
+                size += len(message.get("body", b""))
                 message = await receive()
     except TimeoutError:
         return

@@ -4,24 +4,27 @@ SIGTERM: new requests are refused, answers under way get `drain_seconds`, what i
 """
 
 import asyncio
+import logging
 import math
+import os
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llm_journey.core.errors import JourneyError
 from llm_journey.serving.api import Service, make_app
+from llm_journey.serving.connections import patient_protocol
 from llm_journey.serving.guard import Door
 from llm_journey.serving.logs import log
 
 _KEEP_ALIVE_SECONDS = 30
 _LAST_SECONDS = 1.0  # after what is left was broken off
+_CLOSE_SECONDS = 0.6  # for the engines, whose last pass may still be under way
 _BACKLOG = 1024
 
 
@@ -40,9 +43,22 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(service: Service, door: Door, listening: socket.socket, *, on_start: Callable[[], None]) -> None:
-    """Answer until SIGTERM or Ctrl-C. Raises KeyboardInterrupt for the latter, once all is closed."""
+    """Answer until SIGTERM or Ctrl-C. Raises KeyboardInterrupt for the latter, once all is closed.
+
+    Where something does not end in time (a pass of a large model, a library's call), the process is ended from here:
+    whoever sends SIGTERM sends SIGKILL next.
+    """
     _raise_file_limit()
-    server = make_server(service, door, on_start=on_start)
+    last_resort: list[threading.Timer] = []
+
+    def on_signal(number: int) -> None:
+        seconds = service.config.drain_seconds + _LAST_SECONDS + _CLOSE_SECONDS
+        timer = threading.Timer(seconds, _end_at_once, [130 if number == signal.SIGINT else 0])
+        timer.daemon = True
+        timer.start()
+        last_resort.append(timer)
+
+    server = make_server(service, door, on_start=on_start, on_signal=on_signal)
     # uvicorn raises the signals that it caught once more when it has ended; here that is nobody's end.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -50,17 +66,26 @@ def serve(service: Service, door: Door, listening: socket.socket, *, on_start: C
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        service.close()
+        ended = service.close(_CLOSE_SECONDS)
         listening.close()
+        for timer in last_resort if ended else ():
+            timer.cancel()
     if server.interrupted:
         raise KeyboardInterrupt
 
 
-def make_server(service: Service, door: Door, *, on_start: Callable[[], None]) -> "DrainingServer":
-    """uvicorn, set up; `run` blocks."""
+def _end_at_once(code: int) -> None:
+    log("ended at once", {"code": code}, level=logging.WARNING)
+    os._exit(code)
+
+
+def make_server(
+    service: Service, door: Door, *, on_start: Callable[[], None], on_signal: Callable[[int], None] = lambda _: None
+) -> "DrainingServer":
+    """uvicorn, set up; `run` blocks. on_signal: told of the first signal."""
     config = uvicorn.Config(
         make_app(service, door),
-        http=_patient(service.config.read_seconds),
+        http=patient_protocol(service.config.read_seconds),
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -72,16 +97,22 @@ def make_server(service: Service, door: Door, *, on_start: Callable[[], None]) -
         timeout_graceful_shutdown=math.ceil(service.config.drain_seconds + _LAST_SECONDS),
         backlog=_BACKLOG,
     )
-    return DrainingServer(config, service, on_start)
+    return DrainingServer(config, service, on_start, on_signal)
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, which drains by our rules."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, on_start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        on_start: Callable[[], None],
+        on_signal: Callable[[int], None],
+    ) -> None:
         super().__init__(config)
         self.interrupted = False
-        self._service, self._on_start = service, on_start
+        self._service, self._on_start, self._on_signal = service, on_start, on_signal
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that connections are taken."""
@@ -95,35 +126,21 @@ class DrainingServer(uvicorn.Server):
         self.interrupted = self.interrupted or sig == signal.SIGINT
         if not self._service.draining:
             self._service.draining = True
-            seconds = self._service.config.drain_seconds
-            self._loop.call_soon_threadsafe(lambda: self._loop.call_later(seconds, self._service.break_off))
+            self._on_signal(sig)
+            self._loop.call_soon_threadsafe(self._drain)
         else:
             self._service.break_off()
         super().handle_exit(sig, frame)
 
+    def _drain(self) -> None:
+        seconds = self._service.config.drain_seconds
+        self._loop.call_later(seconds, self._service.break_off)
+        self._loop.call_later(seconds + _LAST_SECONDS / 2, self._hang_up)
 
-def _patient(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, which closes a connection whose first header does not come within `seconds`."""
-
-    class Patient(H11Protocol):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._heard = False
-            self._waiting = self.loop.call_later(seconds, self._give_up)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._waiting.cancel()
-            super().connection_lost(exc)
-
-        def _give_up(self) -> None:
-            if not self._heard and not self.transport.is_closing():
-                self.transport.close()
-
-        def handle_events(self) -> None:
-            super().handle_events()
-            self._heard = self._heard or self.cycle is not None
-
-    return Patient
+    def _hang_up(self) -> None:
+        """Clients that take nothing would hold the process as long as they like."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _raise_file_limit() -> None:
