@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 # The kernel's own high-water mark of the process (proc(5)): what getrusage gives of children holds their parent's too.
 _WRAPPER = """
-import runpy, sys
+import os, runpy, sys
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as `python SCRIPT` does
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
@@ -35,9 +36,12 @@ class Finished:
 def run_measured(
     arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, seconds: float = 600.0
 ) -> Finished:
-    """Run `python SCRIPT ARGUMENTS` and wait for it. Raises subprocess.TimeoutExpired, with the process ended."""
+    """Run `python -B SCRIPT ARGUMENTS`, which leaves no cache beside the script, and wait for it.
+
+    Raises subprocess.TimeoutExpired, with the process ended.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", _WRAPPER, *arguments],
+        [sys.executable, "-B", "-c", _WRAPPER, *arguments],
         capture_output=True,
         encoding="utf-8",
         errors="replace",

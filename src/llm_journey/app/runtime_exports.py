@@ -1,9 +1,9 @@
 """Models out for runtimes: ONNX, torch.export, TorchScript, and a folder for the edge that answers by itself.
 
-    model.onnx (model.onnx.data), config.json, tokenizer.json ...    --to onnx
-    model.onnx (model.onnx.data), tokenizer.json, edge.json, run.py  --to edge
-    model.pt2, config.json, tokenizer.json ...                       --to torch-export
-    model.ts, config.json, tokenizer.json ...                        --to torchscript
+    model.onnx (model.onnx.data), config.json, tokenizer.json ...                  --to onnx
+    model.onnx (model.onnx.data), edge.json, run.py, tokenizer.json, tokenizer.py  --to edge
+    model.pt2, config.json, tokenizer.json ...                                     --to torch-export
+    model.ts, config.json, tokenizer.json ...                                      --to torchscript
 
 What was written is opened by the runtime that it is for and set beside the model in float32: whole texts, texts read
 token by token with keys and values, texts of unequal length in one batch, and what both write.
@@ -11,6 +11,7 @@ token by token with keys and values, texts of unequal length in one batch, and w
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,6 @@ def write_onnx(source: Source, folder: Path, type: str | None) -> tuple[str, dic
 
 def write_edge(source: Source, folder: Path, type: str | None) -> tuple[str, dict[str, Any]]:
     """A folder that answers with numpy and onnxruntime alone. type: int8 (the default), int4 or float32."""
-    from llm_journey.compression import edge_runner
     from llm_journey.compression.onnx_files import OnnxDecoder, require_onnx
 
     type = type or "int8"
@@ -71,7 +71,7 @@ def write_edge(source: Source, folder: Path, type: str | None) -> tuple[str, dic
     notes = write_graph(model, path, type, last_only=True)
     files.write_json(folder / "edge.json", _edge_facts(model))
     _write_tokenizer(model, folder)
-    shutil.copyfile(edge_runner.__file__, folder / _RUNNER)
+    write_runner(folder)
     _require_same_cut(model, folder)
     peer = OnnxDecoder(path)
     certificate = _certify(model, type, _by_token(peer), peer)
@@ -309,51 +309,78 @@ def _lead(model: LanguageModel, ids: Sequence[int]) -> float:
     return float(first - second)
 
 
+def write_runner(folder: Path) -> None:
+    """run.py and tokenizer.py, which know one another by these names there, and nothing of this package."""
+    from llm_journey.compression import edge_runner, edge_tokenizer
+
+    for name, source in ((_RUNNER, edge_runner.__file__), ("tokenizer.py", edge_tokenizer.__file__)):
+        text = Path(source).read_text(encoding="utf-8")
+        files.write_text(folder / name, text.replace("from llm_journey.compression.edge_tokenizer", "from tokenizer"))
+
+
 def _edge_facts(model: LanguageModel) -> dict[str, Any]:
     """What run.py must know besides the graph and the tokenizer."""
-    config, begin = model.decoder.config, model.tokenizer.roles.begin
-    framed = model.tokenizer.frame([-1])
-    at = framed.index(-1)
+    from llm_journey.generation.sampling import SamplingConfig
+
+    sampling, context = asdict(SamplingConfig(**model.defaults)), model.decoder.config.context
+    whole = {"top_k": sampling["top_k"] or 0, "max_new_tokens": sampling["max_new_tokens"]}
+    real = {name: float(sampling[name]) for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
+    begin, end = _framing_names(model)
+    plain = {"before": begin, "between": None, "after": end, "strip": False}
     return {
-        "kv_heads": config.num_kv_heads,
-        "head_width": config.head_width,
-        "context": config.context,
-        "chunk": min(64, config.context),
-        "begin": framed[:at],
-        "end": framed[at + 1 :],
-        "empty": [] if begin is None else [model.tokenizer.special_tokens[begin]],
+        "context": context,
+        "chunk": min(64, context),
         "stop": sorted(model.stop_ids),
-        "chat": _chat_frame(model),
-        "sampling": {"temperature": 0.8} | model.defaults,
+        "plain": plain,
+        "chat": _chat_frame(model) or plain,
+        "sampling": real | whole,
     }
 
 
+def _framing_names(model: LanguageModel) -> tuple[str, str]:
+    """The names of the special tokens before and behind a bare text."""
+    name_of = {token: name for name, token in model.tokenizer.special_tokens.items()}
+    framed = model.tokenizer.frame([-1])
+    at = framed.index(-1)
+    before, after = ("".join(name_of[token] for token in part) for part in (framed[:at], framed[at + 1 :]))
+    return before, after
+
+
 def _chat_frame(model: LanguageModel) -> dict[str, Any] | None:
-    """What the model's template writes around one message; None where it has none, or writes it otherwise."""
+    """What the model's template writes before the first message, between an answer and the next message (None where
+    the template goes on otherwise), and after each; None where it has no template, or writes a message otherwise."""
     from llm_journey.tokenizer.chat_template import render_chat
 
     if model.tokenizer.chat_template is None:
         return None
-    inner = "what is said"
-    rendered = render_chat(model.tokenizer, [{"role": "user", "content": f"  {inner}  "}], add_generation_prompt=True)
-    strip = f"  {inner}  " not in rendered
-    before, found, after = rendered.partition(inner if strip else f"  {inner}  ")
-    return {"before": before, "after": after, "strip": strip} if found else None
+    first, reply, second = "  what is said  ", "what is answered", "  what follows  "
+    messages = [{"role": "user", "content": first}]
+    rendered = render_chat(model.tokenizer, messages, add_generation_prompt=True)
+    strip = first not in rendered
+    first, second = (first.strip(), second.strip()) if strip else (first, second)
+    before, found, after = rendered.partition(first)
+    if not found:
+        return None
+    messages += [{"role": "assistant", "content": reply}, {"role": "user", "content": second}]
+    rendered = render_chat(model.tokenizer, messages, add_generation_prompt=True)
+    between = rendered.partition(reply)[2].partition(second)[0]
+    goes_on = rendered == f"{before}{first}{after}{reply}{between}{second}{after}"
+    return {"before": before, "between": between if goes_on else None, "after": after, "strip": strip}
 
 
 def _require_same_cut(model: LanguageModel, folder: Path) -> None:
-    """run.py's tokenizer must make the ids that the model's own makes, of texts and of chats."""
-    from llm_journey.compression.edge_runner import Tokenizer
+    """The folder's tokenizer must make the ids that the model's own makes, of texts and of chats."""
+    from llm_journey.compression.edge_tokenizer import Tokenizer
     from llm_journey.tokenizer.chat_template import encode_chat
 
-    mine, chat = Tokenizer(folder / "tokenizer.json"), files.read_json(folder / "edge.json")["chat"]
+    mine, facts = Tokenizer(folder / "tokenizer.json"), files.read_json(folder / "edge.json")
+    plain, chat = facts["plain"], facts["chat"]
     for text in (*TEXTS, "a  b\n\n 3½ x'll <|im_end|> \U0001f642 日本語 e\u0301 \x00\x7f\u2009."):
-        same = mine.encode(text) == model.tokenizer.encode(text)
-        if chat is not None:
+        same = mine.encode_chat(plain["before"], text, plain["after"]) == model.prompt_ids(text)
+        if chat != plain:
             expected = encode_chat(model.tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
-            same = same and mine.encode_chat(
-                chat["before"], text.strip() if chat["strip"] else text, chat["after"]
-            ) == (expected)
+            said = text.strip() if chat["strip"] else text
+            same = same and mine.encode_chat(chat["before"], said, chat["after"]) == expected
         if not same:
             raise JourneyError(
                 f"{_RUNNER} makes other ids than the model of the text {text[:40]!r}; nothing is written"
@@ -373,8 +400,8 @@ def _try_runner(model: LanguageModel, peer: "OnnxDecoder", folder: Path) -> dict
         if token in model.stop_ids:
             break
         written.append(token)
-    plain = ["--plain", "--set", "repetition_penalty=1.0", "--set", f"max_new_tokens={count}", "--greedy", prompt]
-    done = run_measured([str(folder / _RUNNER), *plain, "--threads", "1"])
+    options = ["--greedy", "--repetition-penalty", "1", "--max-new-tokens", str(count), "--threads", "1"]
+    done = run_measured([str(folder / _RUNNER), "--plain", *options, "--", prompt])
     if done.code or done.out != model.tokenizer.decode(written) + "\n":
         reason = done.err.strip().splitlines()[-1:] or [f"it wrote {done.out[:60]!r}"]
         raise JourneyError(f"{_RUNNER} does not write what the model does ({reason[0]}); nothing is left")
