@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,18 +50,21 @@ def edge(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     return export_model(str(source), "edge", tmp_path_factory.mktemp("exports") / "new", type="int4")
 
 
-def run_alone(folder: Path, *arguments: str, limit: int = resource.RLIMIT_DATA) -> subprocess.CompletedProcess[str]:
-    """run.py under the memory cap, every other package hidden."""
+def run_alone(
+    folder: Path, *arguments: str, limit: int = resource.RLIMIT_DATA, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """run.py under the memory cap, every other package hidden. given: its standard input."""
     code = (
-        "import runpy, resource, sys\n"
+        "import os, runpy, resource, sys\n"
         f"resource.setrlimit({limit}, ({CAP}, {CAP}))\n"
         f"sys.modules |= dict.fromkeys({HIDDEN!r})\n"
         "sys.argv = sys.argv[1:]\n"
+        "sys.path[0] = os.path.dirname(sys.argv[0])\n"
         "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally:\n    sys.stderr.write(open('/proc/self/status').read())"
     )
-    command = [sys.executable, "-c", code, str(folder / "run.py"), *arguments, "--threads", "1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-B", "-c", code, str(folder / "run.py"), *arguments, "--threads", "1"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, input=given)
 
 
 def peak_bytes(status: str) -> int:
@@ -180,8 +184,8 @@ def test_a_missing_extra_names_its_command(source: Path, tmp_path: Path, monkeyp
 
 
 def test_the_edge_folder_is_whole(edge: Export) -> None:
-    expected = {"model.onnx", "tokenizer.json", "edge.json", "run.py", "README.md", "certificate.json"}
-    assert set(files_under(edge.folder)) >= expected
+    expected = {"model.onnx", "tokenizer.json", "tokenizer.py", "edge.json", "run.py", "README.md", "certificate.json"}
+    assert set(files_under(edge.folder)) == expected | {"tokenizer_config.json"}
     assert 0 < edge.certificate["mean_kl"] <= 5e-2
     assert 30e6 < edge.certificate["runner_peak_bytes"] < CAP
     card = (edge.folder / "README.md").read_text(encoding="utf-8")
@@ -190,7 +194,7 @@ def test_the_edge_folder_is_whole(edge: Export) -> None:
 
 def test_the_edge_answers_alone_and_under_its_cap(edge: Export) -> None:
     """What the same file's graph writes by our own hand, streamed; other packages are hidden, memory is capped."""
-    done = run_alone(edge.folder, "--greedy", "--plain", "--set", "max_new_tokens=12", "the river")
+    done = run_alone(edge.folder, "--greedy", "--plain", "--max-new-tokens", "12", "the river")
     tokenizer = tiny_tokenizer()
     ids = OnnxDecoder(edge.file).greedy(tokenizer.encode("the river"), 12)
     stop = json.loads((edge.folder / "edge.json").read_text(encoding="utf-8"))["stop"]
@@ -210,10 +214,51 @@ def test_the_edge_float32_graph_writes_the_models_text(source: Path, tmp_path: P
             stop_ids=model.stop_ids,
         )
     )
-    found = run_alone(done.folder, "--greedy", "--plain", "--set", "max_new_tokens=20", "a bridge")
+    found = run_alone(done.folder, "--greedy", "--plain", "--max-new-tokens", "20", "a bridge")
     assert found.stdout == expected + "\n"
     chat = [run_alone(done.folder, "--seed", seed, "hello").stdout for seed in ("1", "1", "2")]
     assert chat[0] == chat[1] != chat[2]
+
+
+def test_a_chat_goes_on_turn_by_turn(edge: Export) -> None:
+    """Line by line: each answer is what the same graph writes after all that was said before."""
+    tokenizer, facts = tiny_tokenizer(), json.loads((edge.folder / "edge.json").read_text(encoding="utf-8"))
+    peer, expected = OnnxDecoder(edge.file), ""
+    ids: list[int] = []
+    for number, text in enumerate(("a", "b")):
+        opening = facts["chat"]["between" if number else "before"]
+        framed = opening.replace("<|endoftext|>", "") + text + facts["chat"]["after"]
+        ids += ([tokenizer.special_tokens["<|endoftext|>"]] if not number else []) + tokenizer.encode(
+            framed, allow_special=True
+        )
+        new = peer.greedy(ids, 3)
+        new = new[: next((at for at, token in enumerate(new) if token in facts["stop"]), len(new))]
+        ids += new
+        expected += tokenizer.decode([token for token in new if token < 300]) + "\n"
+    done = run_alone(edge.folder, "--greedy", "--max-new-tokens", "3", given="a\nb\n\nnot read\n")
+    assert done.stdout == expected, done.stderr
+
+
+def test_a_full_context_is_begun_anew_and_a_message_beyond_it_refused(edge: Export) -> None:
+    chat = run_alone(edge.folder, "--greedy", "--max-new-tokens", "40", given="a\na\n")
+    first, second = chat.stdout.splitlines()
+    assert first == second and "the context is full: what was said before is forgotten" in chat.stderr
+    done = run_alone(edge.folder, "--plain", "xyz " * 19)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == "the prompt has 76 tokens, the model's context holds 48"
+
+
+@pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-p", "0"), ("--min-p", "2"), ("--top-k", "many")])
+def test_settings_out_of_range_are_refused(option: tuple[str, str], edge: Export) -> None:
+    done = run_alone(edge.folder, *option, "hello")
+    assert done.returncode == 2 and "run.py: error: " in done.stderr
+
+
+def test_a_folder_without_its_tensors_says_so(edge: Export, tmp_path: Path) -> None:
+    for name in ("run.py", "tokenizer.py", "tokenizer.json", "edge.json"):
+        shutil.copyfile(edge.folder / name, tmp_path / name)
+    done = run_alone(tmp_path, "hello")
+    assert done.returncode == 1 and "\nmodel.onnx cannot be opened, is the folder whole? " in done.stderr
 
 
 def test_a_runner_that_writes_otherwise_is_not_left(
@@ -234,9 +279,9 @@ def test_a_runner_that_writes_otherwise_is_not_left(
 def test_a_runner_that_cuts_otherwise_is_not_left(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_journey.compression import edge_runner
+    from llm_journey.compression import edge_tokenizer
 
-    monkeypatch.setattr(edge_runner, "GPT2", r"\p{L}+|[^\p{L}]+")
+    monkeypatch.setattr(edge_tokenizer, "GPT2", r"\p{L}+|[^\p{L}]+")
     with pytest.raises(JourneyError, match=r"run\.py makes other ids"):
         export_model(str(source), "edge", tmp_path / "new")
 
@@ -261,10 +306,15 @@ def test_smollm2_answers_under_400_megabytes(
     ids = encode_chat(model.tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)
     written = OnnxDecoder(done.file, threads=1).greedy(ids, 24)
     written = written[: next((at for at, token in enumerate(written) if token in model.stop_ids), len(written))]
-    options = ("--greedy", "--set", "max_new_tokens=24", "--set", "repetition_penalty=1.0")
+    options = ("--greedy", "--max-new-tokens", "24", "--repetition-penalty", "1")
     found = run_alone(done.folder, *options, question, limit=limit)
     assert found.stdout == model.tokenizer.decode(written) + "\n" and len(written) > 5, found.stderr
     assert peak_bytes(found.stderr) < CAP
+    full = "one two three four five " * 194
+    assert 950 < len(model.prompt_ids(full)) < runtime_exports.EDGE_CONTEXT - 30
+    found = run_alone(done.folder, *options, full, limit=resource.RLIMIT_DATA)
+    assert found.returncode == 0 and peak_bytes(found.stderr) < CAP, found.stderr
+    assert done.certificate["runner_context"] == 1024 and done.certificate["runner_peak_bytes"] < CAP
 
 
 def test_numbers_are_float32(edge: Export) -> None:

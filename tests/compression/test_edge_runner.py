@@ -1,6 +1,5 @@
 """The edge folder's runner: its tokenizer beside ours, its sampling beside ours, its answer without torch."""
 
-import json
 import random
 import subprocess
 import sys
@@ -12,7 +11,8 @@ import pytest
 import torch
 
 from gguf_files import tiny_tokenizer
-from llm_journey.compression import edge_runner
+from llm_journey.app.runtime_exports import write_runner
+from llm_journey.compression import edge_runner, edge_tokenizer
 from llm_journey.generation.sampling import SamplingConfig, adjust
 from llm_journey.tokenizer import Tokenizer, io
 from llm_journey.tokenizer.chat_template import encode_chat
@@ -28,11 +28,12 @@ TEXTS = (
     "<|im_start|>user\n<|endoftext|> 12345 67",
     "  leading and trailing  ",
 )
+DEFAULTS = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-def written(tokenizer: Tokenizer, folder: Path) -> edge_runner.Tokenizer:
+def written(tokenizer: Tokenizer, folder: Path) -> edge_tokenizer.Tokenizer:
     io.save(tokenizer, folder)
-    return edge_runner.Tokenizer(folder / "tokenizer.json")
+    return edge_tokenizer.Tokenizer(folder / "tokenizer.json")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -97,7 +98,8 @@ def test_tokens_are_drawn_from_the_same_distribution_as_ours(settings: dict[str,
     adjusted = adjust(torch.from_numpy(logits)[None].clone(), torch.tensor([seen]), SamplingConfig(**settings))
     expected = adjusted.softmax(-1)[0].numpy()
     draw = np.random.default_rng(2)
-    found = np.bincount([edge_runner.draw(logits.copy(), seen, settings, draw) for _ in range(20_000)], minlength=12)
+    whole = DEFAULTS | settings
+    found = np.bincount([edge_runner.draw(logits.copy(), seen, whole, draw) for _ in range(20_000)], minlength=12)
     assert (found[expected == 0] == 0).all()
     spread = np.sqrt(expected * (1 - expected) / 20_000)
     assert (np.abs(found / 20_000 - expected) <= 5 * spread + 1e-12).all()
@@ -105,31 +107,39 @@ def test_tokens_are_drawn_from_the_same_distribution_as_ours(settings: dict[str,
 
 def test_no_temperature_takes_the_likeliest() -> None:
     logits = np.array([0.0, 3.0, 2.9], np.float32)
-    assert edge_runner.draw(logits.copy(), [0], {"temperature": 0}, np.random.default_rng(0)) == 1
-    assert edge_runner.draw(logits.copy(), [1], {"temperature": 0, "repetition_penalty": 2.0}, None) == 2  # type: ignore[arg-type]
+    assert edge_runner.draw(logits.copy(), [0], DEFAULTS | {"temperature": 0}, np.random.default_rng(0)) == 1
+    settings = DEFAULTS | {"temperature": 0, "repetition_penalty": 2.0}
+    assert edge_runner.draw(logits.copy(), [1], settings, None) == 2  # type: ignore[arg-type]
 
 
-def test_the_runner_imports_nothing_but_numpy_and_onnxruntime() -> None:
-    """Everything else that it asks for is Python's own."""
+def test_the_folder_imports_nothing_but_numpy_and_onnxruntime(tmp_path: Path) -> None:
+    """Everything else that its two files ask for is Python's own, and each is read on a screen or two."""
     import ast
 
-    tree = ast.parse(Path(edge_runner.__file__).read_text(encoding="utf-8"))
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module or "")
-    assert {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    write_runner(tmp_path)
+    names: dict[str, set[str]] = {}
+    for name in ("run.py", "tokenizer.py"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "llm_journey" not in text and len(text.splitlines()) <= 150
+        found = names.setdefault(name, set())
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+    others = {
+        name: {item.partition(".")[0] for item in found} - sys.stdlib_module_names for name, found in names.items()
+    }
+    assert others == {"run.py": {"numpy", "onnxruntime", "tokenizer"}, "tokenizer.py": set()}
 
 
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
-    """A prompt that is longer than the context is refused with both counts, before the model is opened."""
-    io.save(tiny_tokenizer(), tmp_path)
-    facts = {"context": 8, "begin": [], "end": [], "empty": [], "stop": [], "chat": None, "sampling": {}}
-    (tmp_path / "edge.json").write_text(json.dumps(facts), encoding="utf-8")
-    (tmp_path / "run.py").write_text(Path(edge_runner.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    run = [sys.executable, str(tmp_path / "run.py")]
-    done = subprocess.run([*run, "xyz " * 9], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "the prompt has 36 tokens, the model's context holds 8\n"
+def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
+    write_runner(tmp_path)
+    run = [sys.executable, "-B", str(tmp_path / "run.py"), "hello"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{tmp_path / 'edge.json'} is missing: copy the whole folder\n"
+    hidden = "import sys, runpy; sys.modules['onnxruntime'] = None; sys.path[0] = sys.argv[1]; "
+    hidden += "runpy.run_path(sys.argv[1] + '/run.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-B", "-c", hidden, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "onnxruntime is missing: pip install numpy onnxruntime\n")

@@ -73,11 +73,26 @@ def test_padding_on_the_left_changes_nothing(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(again_btv[row, 0], expected_tv[-1], **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "window"])
+def test_a_graph_for_answering_gives_the_last_logits_and_the_new_keys_and_values(name: str, tmp_path: Path) -> None:
+    decoder = random_decoder(**DECODERS[name])
+    ids_bt, config = random_ids(3, 20, 97), decoder.config
+    with torch.inference_mode():
+        expected_btv = decoder(ids_bt).numpy()
+    peer = opened(decoder, tmp_path, answering=True)
+    shapes = {item.name: item.shape for item in peer.session.get_outputs()}
+    assert shapes["new.0.key"] == ["batch", "length", config.num_kv_heads, config.head_width]
+    peer.reset(3)
+    for start, stop in ((0, 1), (1, 9), (9, 10), (10, 20)):
+        found_b1v = peer.read(ids_bt[:, start:stop].numpy())
+        np.testing.assert_allclose(found_b1v[:, 0], expected_btv[:, stop - 1], **CLOSE)
+
+
 def test_greedy_text_is_the_models(tmp_path: Path) -> None:
     decoder = random_decoder(**LLAMA)
     expected = list(generate(decoder, [3, 1, 4], SamplingConfig(temperature=0, max_new_tokens=20)))
     assert len(set(expected)) > 1
-    assert opened(decoder, tmp_path, last_only=True).greedy([3, 1, 4], 20) == expected
+    assert opened(decoder, tmp_path, answering=True).greedy([3, 1, 4], 20) == expected
 
 
 @pytest.mark.parametrize("type", ["int8", "int4"])

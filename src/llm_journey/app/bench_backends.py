@@ -265,7 +265,7 @@ def prepare_file(model: "LanguageModel", file: str, folder: Path) -> Path:
             from llm_journey.app.runtime_exports import write_graph
 
             path = folder / f"{file}.onnx"
-            write_graph(model, path, type, last_only=True)
+            write_graph(model, path, type, answering=True)
         case "gguf":
             from llm_journey.checkpoint.gguf.model import write_gguf
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, open_model
 from llm_journey.core import lineage
 from llm_journey.core.errors import JourneyError
+from llm_journey.training.observer import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +38,14 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported. asked: the name or path that it was asked for by; licence: what the person says of it."""
+    """What is exported. asked: the name or path that it was asked for by; licence: what the person says of it;
+    observer: is told of each part of the work."""
 
     path: Path
     name: str
     asked: str
     licence: str | None
+    observer: Observer
 
     @cached_property
     def config(self) -> "TransformerConfig":
@@ -128,8 +131,13 @@ def measures(certificate: dict[str, Any]) -> list[tuple[str, str]]:
         "padded_logit_difference": ("Largest logit difference, in a padded batch", ".2e"),
         "largest_cosine_distance": ("Largest cosine distance", ".2e"),
         "same_greedy_text": ("Same text, greedily written", ".2%"),
-        "runner_peak_bytes": ("Peak memory of the runner, bytes", ",d"),
+        "runner_context": ("Tokens that the runner remembers", ",d"),
+        "runner_peak_bytes": ("Peak memory of the runner with as many, bytes", ",d"),
         "same_ids": ("Same ids of a text", ".2%"),
         "same_answers": ("Same answer to a text", ".2%"),
     }
-    return [(label, f"{certificate[key]:{form}}") for key, (label, form) in shown.items() if key in certificate]
+    return [
+        (label, f"{certificate[key]:{form}}")
+        for key, (label, form) in shown.items()
+        if certificate.get(key) is not None
+    ]

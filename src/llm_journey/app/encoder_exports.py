@@ -37,8 +37,10 @@ def write_onnx_encoder(source: Source, folder: Path, type: str | None) -> tuple[
     encoder, tokenizer = load_encoder(source.path)
     recipe = read_embedding_recipe(source.path) if (source.path / MODULES).is_file() else None
     path = folder / "model.onnx"
+    source.observer.stage("writing the graph")
     _write_graph(encoder.eval(), recipe, path, type)
     write_neighbours(source, folder)
+    source.observer.stage("comparing what onnxruntime makes of it with the model")
     rows = _random_rows(encoder) if tokenizer is None else tokenizer.encode_batch(TEXTS)
     rows = [row[: encoder.config.context] for row in rows]
     ours, theirs = _outputs(encoder, recipe, rows), _outputs_of_file(open_session(path), rows)

@@ -22,6 +22,7 @@ from llm_journey.app.certificates import LOGIT_BOUND, TEXTS, Source, compare, fi
 from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
+from llm_journey.training.observer import Observer
 
 CERTIFICATE, MODELFILE, CARD = "certificate.json", "Modelfile", "README.md"
 FORMATS = ("hf", "gguf", "onnx", "torch-export", "torchscript", "edge")
@@ -62,13 +63,20 @@ class Export:
 
 
 def export_model(
-    name_or_path: str, to: str, out: Path, *, type: str | None = None, licence: str | None = None
+    name_or_path: str,
+    to: str,
+    out: Path,
+    *,
+    type: str | None = None,
+    licence: str | None = None,
+    observer: Observer | None = None,
 ) -> Export:
     """Write a model as `to` (one of FORMATS) into the new folder `out`, certified.
 
     type: of the file's matrices: GGUF's f16 (where none is given), q8_0, q4_0, q4_1; ONNX's float32, int8, int4,
-    int8-dynamic; the edge's int8 or int4. licence: of the weights, where the source names none. Raises BadInputError
-    for what cannot be asked, JourneyError where the export is over its bound: nothing is left.
+    int8-dynamic; the edge's int8 or int4. licence: of the weights, where the source names none. observer: is
+    told of each part of the work. Raises BadInputError for what cannot be asked, JourneyError where the export is over
+    its bound: nothing is left.
     """
     if to not in FORMATS:
         raise unknown_name("export format", to, FORMATS)
@@ -79,7 +87,7 @@ def export_model(
     _check_licence(licence)
     _check_target(out)
     path = find_model(name_or_path)
-    source = Source(path, model_name(name_or_path, path), name_or_path, licence)
+    source = Source(path, model_name(name_or_path, path), name_or_path, licence, observer or Observer())
     write = _writer(to, source)
     with tensor_files.writing(out), files.new_directory(out) as temporary:
         name, certificate = write(source, temporary, type)
@@ -131,7 +139,9 @@ def _write_folder(source: Source, folder: Path, type: str | None) -> tuple[str, 
             f"{source.name}: its choices fit none of {', '.join(FAMILIES)}; transformers cannot open it"
         )
     model = source.model
+    source.observer.stage("writing the folder")
     write_model_folder(source.path, folder)
+    source.observer.stage("comparing what transformers makes of it with the model")
     theirs = open_with_transformers(folder)
     _require_same_ids(model, folder)
     agreement = compare(model, model.decoder, lambda ids_bt: theirs(ids_bt).logits)
@@ -173,6 +183,7 @@ def _write_gguf(source: Source, folder: Path, type: str | None) -> tuple[str, di
         raise unknown_name("GGUF type", type, FILE_TYPES)
     model = source.model
     name = f"{model.name.removesuffix(GGUF_SUFFIX)}-{type}{GGUF_SUFFIX}"
+    source.observer.stage("writing the file")
     write_gguf(
         model.decoder,
         model.tokenizer,
@@ -181,6 +192,7 @@ def _write_gguf(source: Source, folder: Path, type: str | None) -> tuple[str, di
         generation=model.defaults,
         facts={"name": model.name, **({} if (licence := _licence(source)) is None else {"license": licence})},
     )
+    source.observer.stage("comparing what was read back with the model")
     found, peer = read_gguf(folder / name), read_independently(folder / name)
     _require_same_text(model, found.tokenizer)
     ours = build_decoder(found)

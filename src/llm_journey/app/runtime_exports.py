@@ -33,6 +33,8 @@ ONNX_BOUND = 1e-3
 # dynamic int8 cost 0.77 on 40 tokens: its one scale for a tensor of activations does not bear this model's outliers.
 KL_BOUNDS = {"int8": 2e-2, "int4": 5e-2, "int8-dynamic": 5e-2}
 _GREEDY_TOKENS = 32
+# What run.py remembers: SmolLM2's keys and values take 46 kB a token, 47 MB for these, which leaves room under 400 MB.
+EDGE_CONTEXT = 1024
 _RUNNER = "run.py"
 
 
@@ -46,8 +48,10 @@ def write_onnx(source: Source, folder: Path, type: str | None) -> tuple[str, dic
     require_onnx()
     model = _decoder_of(source)
     path = folder / "model.onnx"
+    source.observer.stage("writing the graph")
     notes = write_graph(model, path, type)
     write_neighbours(source, folder)
+    source.observer.stage("comparing what onnxruntime makes of it with the model")
     peer = OnnxDecoder(path)
     certificate = _certify(model, type, _whole(peer), peer)
     if type == "float32":
@@ -68,14 +72,17 @@ def write_edge(source: Source, folder: Path, type: str | None) -> tuple[str, dic
     require_onnx()
     model = _decoder_of(source)
     path = folder / "model.onnx"
-    notes = write_graph(model, path, type, last_only=True)
+    source.observer.stage("writing the graph")
+    notes = write_graph(model, path, type, answering=True)
     files.write_json(folder / "edge.json", _edge_facts(model))
     _write_tokenizer(model, folder)
     write_runner(folder)
     _require_same_cut(model, folder)
+    source.observer.stage("comparing what onnxruntime makes of it with the model, token by token")
     peer = OnnxDecoder(path)
     certificate = _certify(model, type, _by_token(peer), peer)
-    return path.name, certificate | _try_runner(model, peer, folder) | {"notes": notes}
+    source.observer.stage("running run.py")
+    return path.name, certificate | _try_runner(model, peer, folder) | {"notes": [*notes, *_edge_notes(model)]}
 
 
 def write_torch_export(source: Source, folder: Path, type: str | None) -> tuple[str, dict[str, Any]]:
@@ -114,7 +121,7 @@ def _decoder_of(source: Source) -> LanguageModel:
     return source.model
 
 
-def write_graph(model: LanguageModel, path: Path, type: str, *, last_only: bool = False) -> list[str]:
+def write_graph(model: LanguageModel, path: Path, type: str, *, answering: bool = False) -> list[str]:
     """Write a graph; returns what is to be noted of it."""
     from llm_journey.compression.onnx_bits import MATRICES
     from llm_journey.compression.onnx_files import quantize_dynamically, save_onnx
@@ -122,13 +129,13 @@ def write_graph(model: LanguageModel, path: Path, type: str, *, last_only: bool 
 
     if type == "int8-dynamic":
         whole = path.with_name("float32.onnx")
-        save_onnx(decoder_graph(model.decoder, head=float_linear, last_only=last_only), whole)
+        save_onnx(decoder_graph(model.decoder, head=float_linear, answering=answering), whole)
         quantize_dynamically(whole, path)
         for file in path.parent.glob("float32.onnx*"):
             file.unlink()
         return []
     linear, head, embed = MATRICES[type]
-    graph = decoder_graph(model.decoder, linear=linear, head=head, embed=embed, last_only=last_only)
+    graph = decoder_graph(model.decoder, linear=linear, head=head, embed=embed, answering=answering)
     kinds = [node.op_type for node in graph.graph.node]
     narrow, kept = kinds.count("MatMulNBits"), 0 if type == "float32" else _num_products(graph)
     if type != "float32" and not narrow:
@@ -181,8 +188,10 @@ def _write_step(
     if type not in (None, "float32"):
         raise BadInputError(f"type {type!r}: this export keeps the model's numbers in float32")
     model = _decoder_of(source)
+    source.observer.stage("writing the graph")
     write(model.decoder, folder / name)
     write_neighbours(source, folder)
+    source.observer.stage("comparing what PyTorch makes of it with the model")
     step, empty = opened(folder / name), DecoderStep(model.decoder).empty
 
     def whole(ids_bt: "Tensor") -> "Tensor":
@@ -322,7 +331,8 @@ def _edge_facts(model: LanguageModel) -> dict[str, Any]:
     """What run.py must know besides the graph and the tokenizer."""
     from llm_journey.generation.sampling import SamplingConfig
 
-    sampling, context = asdict(SamplingConfig(**model.defaults)), model.decoder.config.context
+    sampling = asdict(SamplingConfig(**model.defaults))
+    context = min(model.decoder.config.context, EDGE_CONTEXT)
     whole = {"top_k": sampling["top_k"] or 0, "max_new_tokens": sampling["max_new_tokens"]}
     real = {name: float(sampling[name]) for name in ("temperature", "top_p", "min_p", "repetition_penalty")}
     begin, end = _framing_names(model)
@@ -335,6 +345,20 @@ def _edge_facts(model: LanguageModel) -> dict[str, Any]:
         "chat": _chat_frame(model) or plain,
         "sampling": real | whole,
     }
+
+
+def _edge_notes(model: LanguageModel) -> list[str]:
+    """What run.py does otherwise than `journey chat`."""
+    config, notes = model.decoder.config, []
+    if config.context > EDGE_CONTEXT:
+        size = 8 * config.num_layers * config.num_kv_heads * config.head_width
+        notes.append(
+            f"run.py remembers {EDGE_CONTEXT:,} of the {config.context:,} tokens that the model can, so that memory "
+            f"is bounded: each takes {size:,} bytes more; `context` in edge.json changes it"
+        )
+    if model.defaults.get("typical_p", 1.0) != 1.0:
+        notes.append("run.py draws without the model's typical_p")
+    return notes
 
 
 def _framing_names(model: LanguageModel) -> tuple[str, str]:
@@ -388,24 +412,37 @@ def _require_same_cut(model: LanguageModel, folder: Path) -> None:
 
 
 def _try_runner(model: LanguageModel, peer: "OnnxDecoder", folder: Path) -> dict[str, Any]:
-    """What run.py writes, in a process of its own, beside the same file's own greedy tokens; and its peak memory."""
-    from llm_journey.app.processes import run_measured
-
-    prompt, count = TEXTS[0], min(16, model.decoder.config.context // 2)
+    """What run.py writes, in a process of its own, beside the same file's own greedy tokens; and the most memory that
+    it holds with its context full."""
+    context = min(model.decoder.config.context, EDGE_CONTEXT)
+    prompt, count = TEXTS[0], min(16, context // 2)
     ids = model.prompt_ids(prompt)
-    if len(ids) + count > model.decoder.config.context:
+    if len(ids) + count > context:
         prompt, ids = "a", model.prompt_ids("a")
     written = []
     for token in peer.greedy(ids, count):
         if token in model.stop_ids:
             break
         written.append(token)
+    found, _ = _run(folder, prompt, count)
+    if found != model.tokenizer.decode(written) + "\n":
+        raise JourneyError(f"{_RUNNER} does not write what the model does (it wrote {found[:60]!r}); nothing is left")
+    words = " ".join(TEXTS * (1 + context // len(TEXTS))).split(" ")[:context]
+    while len(words) > 1 and (over := len(model.prompt_ids(" ".join(words))) - context + 1) > 0:
+        del words[-max(1, over // 4) :]
+    return {"runner_context": context, "runner_peak_bytes": _run(folder, " ".join(words), 1)[1]}
+
+
+def _run(folder: Path, prompt: str, count: int) -> tuple[str, int | None]:
+    """What run.py writes after a text, greedily, and its peak memory."""
+    from llm_journey.app.processes import run_measured
+
     options = ["--greedy", "--repetition-penalty", "1", "--max-new-tokens", str(count), "--threads", "1"]
     done = run_measured([str(folder / _RUNNER), "--plain", *options, "--", prompt])
-    if done.code or done.out != model.tokenizer.decode(written) + "\n":
-        reason = done.err.strip().splitlines()[-1:] or [f"it wrote {done.out[:60]!r}"]
-        raise JourneyError(f"{_RUNNER} does not write what the model does ({reason[0]}); nothing is left")
-    return {"runner_peak_bytes": done.peak_bytes}
+    if done.code:
+        reason = done.err.strip().splitlines()[-1:] or ["it said nothing"]
+        raise JourneyError(f"{_RUNNER} fails ({reason[0]}); nothing is left")
+    return done.out, done.peak_bytes
 
 
 def _version(name: str) -> str:

@@ -47,10 +47,12 @@ def export(
     its bound, nothing is written.
     """
     from llm_journey.app.exports import export_model
+    from llm_journey.cli.live import view
     from llm_journey.cli.output import show_facts
     from llm_journey.core.console import print_json
 
-    exported = export_model(model, to, out, type=type_, licence=licence)
+    with view() as watching:
+        exported = export_model(model, to, out, type=type_, licence=licence, observer=watching)
     if as_json:
         print_json(exported.describe())
     else:

@@ -4,13 +4,14 @@
     python run.py "Which planets have rings?"    one answer
     python run.py --plain "The city of"          what follows a text
 
-model.onnx: token ids, keys and values so far -> the next token's logits, keys and values. tokenizer.py: text to ids.
-edge.json: how a chat is written, which tokens end an answer, how tokens are drawn.
+model.onnx: ids, keys and values so far -> the next token's logits, the keys and values of these ids. tokenizer.py:
+text to ids. edge.json: how a chat is written, which tokens end an answer, how tokens are drawn.
 """
 
 import argparse
 import codecs
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any
 
 from llm_journey.compression.edge_tokenizer import Tokenizer
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies nothing here, and each thread costs it memory
 try:
     import numpy as np
     import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
@@ -26,34 +28,40 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is missing: pip install numpy onnxruntime")
 
 FOLDER = Path(__file__).resolve().parent
+BLOCK = 256  # positions by which a buffer grows; no fewer than are read at once
 
 
 class Model:
-    """The graph; the ids of what was said so far; the keys and values of those that it has read."""
+    """The graph; the ids of what was said so far; keys and values of those read, in buffers that grow (1, _, K, E)."""
 
     def __init__(self, path: Path, chunk: int, threads: int) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.enable_cpu_mem_arena = threads, False
+        options.intra_op_num_threads = threads
         self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         past = [item for item in self.session.get_inputs() if item.name.startswith("past_key_values.")]
-        self.empty = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in past}
+        self.past = {item.name: np.zeros((1, 0, *item.shape[2:]), np.float32) for item in past}
         self.chunk = chunk
         self.forget()
 
     def forget(self) -> None:
         """Begin anew."""
         self.ids: list[int] = []
-        self.past, self.length = self.empty, 0
+        self.length = 0
 
     def read(self) -> Any:
         """Logits (V,) of the token after `ids`. What is new of them is read in pieces, so that memory is bounded."""
         while self.length < len(self.ids):
             row = np.array([self.ids[self.length : self.length + self.chunk]], np.int64)
-            stop = self.length + row.shape[1]
-            mask, places = np.ones((1, stop), np.int64), np.arange(self.length, stop)[None]
-            feeds = {"input_ids": row, "attention_mask": mask, "position_ids": places, **self.past}
-            logits, *present = self.session.run(None, feeds)
-            self.past, self.length = dict(zip(self.past, present, strict=True)), stop
+            start, stop = self.length, self.length + row.shape[1]
+            mask, places = np.ones((1, stop), np.int64), np.arange(start, stop)[None]
+            feeds = {"input_ids": row, "attention_mask": mask, "position_ids": places}
+            logits, *new = self.session.run(None, feeds | {name: kept[:, :start] for name, kept in self.past.items()})
+            for name, values in zip(self.past, new, strict=True):
+                if stop > self.past[name].shape[1]:
+                    room = np.zeros((1, BLOCK, *values.shape[2:]), np.float32)
+                    self.past[name] = np.concatenate((self.past[name], room), axis=1)
+                self.past[name][:, start:stop] = values
+            self.length = stop
         return logits[0, -1]
 
 
@@ -106,7 +114,10 @@ def main() -> int:
         parser.error("settings are 0 or more, top-p and the repetition penalty above 0, min-p at most 1")
     frame = facts["plain" if given.plain else "chat"]
     tokenizer, random = Tokenizer(FOLDER / "tokenizer.json"), np.random.default_rng(given.seed)
-    model = Model(FOLDER / "model.onnx", facts["chunk"], given.threads)
+    try:
+        model = Model(FOLDER / "model.onnx", facts["chunk"], given.threads)
+    except Exception as error:  # onnxruntime's have no type in common
+        sys.exit(f"model.onnx cannot be opened, is the folder whole? {error}")
     for text in lines() if given.text is None else [given.text]:
         if frame["between"] is None:  # each text stands by itself
             model.forget()

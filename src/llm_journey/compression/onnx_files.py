@@ -95,17 +95,18 @@ class OnnxDecoder:
         self.session = open_session(path, threads)
         inputs = {item.name: item.shape for item in self.session.get_inputs()}
         self._past = [name for name in inputs if name.startswith("past_key_values.")]
-        _, self._kv_heads, _, self._head_width = inputs[self._past[0]]
+        self._shape = inputs[self._past[0]]
+        self._new_alone = any(item.name.startswith("new.") for item in self.session.get_outputs())
         self.reset()
 
     def reset(self, batch: int = 1) -> None:
         """Begin anew, with `batch` rows."""
         self.length = 0
-        empty = np.zeros((batch, self._kv_heads, 0, self._head_width), np.float32)
+        empty = np.zeros([{"batch": batch, "past_length": 0}.get(size, size) for size in self._shape], np.float32)
         self._values: dict[str, Floats] = dict.fromkeys(self._past, empty)
 
     def read(self, ids_bt: npt.NDArray[np.int64], mask_bs: npt.NDArray[np.bool_] | None = None) -> Floats:
-        """Logits (B, T, V), or (B, 1, V) of a graph that gives the last alone, of ids after those read before.
+        """Logits (B, T, V), or (B, 1, V) of a graph for answering, of ids after those read before.
 
         mask_bs: False at padding, over all positions so far and the new ones.
         """
@@ -115,6 +116,9 @@ class OnnxDecoder:
         positions = np.maximum(mask.cumsum(1) - 1, 0)[:, self.length :]
         feeds = {"input_ids": ids_bt, "attention_mask": mask, "position_ids": positions}
         logits, *present = self.session.run(None, feeds | self._values)
+        if self._new_alone:
+            axis, before = self._shape.index("past_length"), self._values.values()
+            present = [np.concatenate(pair, axis) for pair in zip(before, present, strict=True)]
         self._values, self.length = dict(zip(self._past, present, strict=True)), stop
         result: Floats = logits
         return result

@@ -7,6 +7,9 @@ nodes (opset 23) or 2,401 (opset 18). Inputs and outputs bear the names that Hug
     input_ids, attention_mask, position_ids, past_key_values.N.key|value  ->  logits, present.N.key|value
     input_ids, attention_mask, token_type_ids                  ->  last_hidden_state, logits, sentence_embedding
 
+`answering` writes a decoder for a program that answers in little memory: logits of the last position alone, and
+new.N.key|value, the keys and values of the new positions alone, in the order in which a buffer can grow (B, T, K, E).
+
 How a matrix is kept is the caller's choice (`Linear`); everything else is float32 and ONNX's own operators. Encoder-
 decoders are left out.
 
@@ -128,37 +131,41 @@ def decoder_graph(
     linear: Linear = float_linear,
     head: Linear = float_head,
     embed: Embed = float_embed,
-    last_only: bool = False,
+    answering: bool = False,
 ) -> onnx.ModelProto:
-    """The graph of a decoder. last_only: logits of the last position alone, (B, 1, V), which is all that answering
-    needs; else of all of them, (B, T, V). Batches of unequal texts stand with their padding on the left."""
+    """The graph of a decoder: logits (B, T, V), keys and values of all positions (B, K, S, E). answering: (B, 1, V)
+    and those of the new positions (B, T, K, E). Batches of unequal texts stand with their padding on the left."""
     config, graph = decoder.config, Graph()
     writer = _Writer(graph, decoder, linear, embed)
     ids = graph.input("input_ids", TensorProto.INT64, ("batch", "length"))
     seen = graph.input("attention_mask", TensorProto.INT64, ("batch", "total_length"))
     positions = graph.input("position_ids", TensorProto.INT64, ("batch", "length"))
-    shape = ("batch", config.num_kv_heads, "past_length", config.head_width)
+    shape: Shape = ("batch", config.num_kv_heads, "past_length", config.head_width)
+    if answering:
+        shape = ("batch", "past_length", config.num_kv_heads, config.head_width)
     past = [
         tuple(graph.input(f"past_key_values.{layer}.{side}", TensorProto.FLOAT, shape) for side in ("key", "value"))
         for layer in range(config.num_layers)
     ]
     x = writer.embedded(ids, positions)
-    mask, rotary = _causal_mask(graph, config, ids, seen, past[0][0]), writer.rotary(positions)
+    start = graph.length(past[0][0], shape.index("past_length"))
+    mask, rotary = _causal_mask(graph, config, ids, seen, start), writer.rotary(positions)
     present = []
     for index, block in enumerate(decoder.blocks):
         assert isinstance(block, Block)
-        x, keys_values = writer.block(x, f"blocks.{index}", block, rotary, mask, past[index])
+        x, keys_values = writer.block(x, f"blocks.{index}", block, rotary, mask, past[index], answering)
         present.append(keys_values)
-    if last_only:
+    if answering:
         x = graph.add("Slice", x, graph.ints(-1), graph.ints(2**31 - 1), graph.ints(1))
     x = writer.norm(x, "norm", decoder.norm)
     graph.output(
         head(graph, x, writer.head_name, decoder.head_weight), "logits", ("batch", "positions", config.vocab_size)
     )
-    total = ("batch", config.num_kv_heads, "total_length", config.head_width)
+    given, length = ("new", "length") if answering else ("present", "total_length")
+    total = [length if size == "past_length" else size for size in shape]
     for layer, values in enumerate(present):
         for side, value in zip(("key", "value"), values, strict=True):
-            graph.output(value, f"present.{layer}.{side}", total)
+            graph.output(value, f"{given}.{layer}.{side}", total)
     return graph.model("decoder")
 
 
@@ -233,16 +240,16 @@ class _Writer:
         rotary: tuple[str, str] | None,
         mask: str,
         past: Sequence[str] | None,
+        answering: bool = False,
     ) -> tuple[str, tuple[str, str]]:
-        """A block's output, and its keys and values of all positions."""
+        """A block's output, and its keys and values of all positions, or of the new ones: see `decoder_graph`."""
         graph = self.graph
         if block.pre:
-            y, present = self.attention(
-                self.norm(x, f"{name}.attention_norm", block.attention_norm), name, block.attention, rotary, mask, past
-            )
+            y = self.norm(x, f"{name}.attention_norm", block.attention_norm)
+            y, present = self.attention(y, name, block.attention, rotary, mask, past, answering)
             x = graph.add("Add", x, y)
             return graph.add("Add", x, self.mlp(self.norm(x, f"{name}.mlp_norm", block.mlp_norm), name, block)), present
-        y, present = self.attention(x, name, block.attention, rotary, mask, past)
+        y, present = self.attention(x, name, block.attention, rotary, mask, past, answering)
         x = self.norm(graph.add("Add", x, y), f"{name}.attention_norm", block.attention_norm)
         return self.norm(graph.add("Add", x, self.mlp(x, name, block)), f"{name}.mlp_norm", block.mlp_norm), present
 
@@ -254,6 +261,7 @@ class _Writer:
         rotary: tuple[str, str] | None,
         mask: str,
         past: Sequence[str] | None,
+        answering: bool,
     ) -> tuple[str, tuple[str, str]]:
         """softmax(Q K^T / sqrt(E) + mask) V; the heads of a group stand as queries of their key-value head."""
         graph, config = self.graph, self.config
@@ -268,16 +276,20 @@ class _Writer:
             qk, v = graph.add_several(2, "Split", all_heads, graph.ints(heads + kv_heads, kv_heads), axis=2)
             qk = qk if rotary is None else self._turned(qk, rotary)
             q, k = graph.add_several(2, "Split", qk, graph.ints(heads, kv_heads), axis=2)
+        given = k, v
+        if past is not None and answering:
+            k, v = (graph.add("Concat", old, new, axis=1) for old, new in zip(past, given, strict=True))
         q, k, v = (graph.add("Transpose", each, perm=[0, 2, 1, 3]) for each in (q, k, v))
-        if past is not None:
+        if past is not None and not answering:
             k, v = (graph.add("Concat", old, new, axis=2) for old, new in zip(past, (k, v), strict=True))
+            given = k, v
         q = graph.add("Reshape", q, graph.ints(0, kv_heads, -1, width))
         scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
         scores = graph.add("Add", graph.add("Mul", scores, graph.number(width**-0.5)), mask)
         out = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)
         out = graph.add("Transpose", graph.add("Reshape", out, graph.ints(0, heads, -1, width)), perm=[0, 2, 1, 3])
         out = graph.add("Reshape", out, graph.ints(0, 0, heads * width))
-        return self.linear(out, f"{name}.attention.o", layer.o), (k, v)
+        return self.linear(out, f"{name}.attention.o", layer.o), given
 
     def _turned(self, x: str, rotary: tuple[str, str]) -> str:
         """Each pair (channel i, channel i + E/2) turned by its position's angle: see model.positions."""
@@ -337,9 +349,9 @@ def _added(graph: Graph, visible: str) -> str:
     return graph.add("Where", visible, graph.number(0.0), graph.number(_HIDDEN))
 
 
-def _causal_mask(graph: Graph, config: TransformerConfig, ids: str, seen: str, past_key: str) -> str:
-    """(B, 1, G T, S), to be added: a query sees no later key, none beyond its window, and no padding."""
-    start, length, total = graph.length(past_key, 2), graph.length(ids, 1), graph.length(seen, 1)
+def _causal_mask(graph: Graph, config: TransformerConfig, ids: str, seen: str, start: str) -> str:
+    """(B, 1, G T, S), to be added: a query sees no later key, none beyond its window, and no padding. start: P."""
+    length, total = graph.length(ids, 1), graph.length(seen, 1)
     first, stop, last = (graph.add("Squeeze", each) for each in (start, graph.add("Add", start, length), total))
     queries = graph.add("Unsqueeze", graph.add("Range", first, stop, graph.whole(1)), graph.ints(1))
     keys = graph.add("Unsqueeze", graph.add("Range", graph.whole(0), last, graph.whole(1)), graph.ints(0))
