@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.generation.schemas.narrowing import is_loose, narrow
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
 
@@ -54,8 +55,10 @@ class GrammarConstraint:
         vocabulary: "_Vocabulary",
         *,
         schema: Mapping[str, Any] | bool | None,
+        notes: tuple[str, ...] = (),
         tokens_left: int | None,
     ) -> None:
+        self.notes = notes  # where less is permitted than the schema asks for
         self._matcher, self._vocabulary = matcher, vocabulary
         self._is_json, self._left = schema is not None, tokens_left
         self._patterns = "".join(_patterns(schema))
@@ -175,19 +178,54 @@ def make_constraint(
     if len(given) != 1:
         raise BadInputError(f"give one of schema, regex, choices; given: {', '.join(given) or 'none'}")
     library = _library()
-    if schema is not None:
-        grammar = _schema_grammar(library, schema)
-    elif regex is not None:
-        grammar = library.LLMatcher.grammar_from_regex(checked_regex(regex))
-    else:
-        grammar = library.LLMatcher.grammar_from_lark(_choices_grammar(choices or ()))
     vocabulary = _vocabulary(library, tokenizer, frozenset(stop_ids) or _end_ids(tokenizer))
-    matcher = library.LLMatcher(vocabulary.trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
-    if not matcher.is_error():
-        matcher.compute_logit_bias()  # the first token shows what it costs, and whether anything can be written at all
+    notes: tuple[str, ...] = ()
+    if schema is not None:
+        matcher, notes = _schema_matcher(library, vocabulary, schema)
+    else:
+        matcher = _matcher(
+            library,
+            vocabulary,
+            library.LLMatcher.grammar_from_lark(_choices_grammar(choices or ()))
+            if regex is None
+            else library.LLMatcher.grammar_from_regex(checked_regex(regex)),
+        )
     if matcher.is_error():
         raise BadInputError(f"{given[0]} cannot be followed: {_reason(matcher)}")
-    return GrammarConstraint(matcher, vocabulary, schema=schema, tokens_left=max_new_tokens)
+    return GrammarConstraint(matcher, vocabulary, schema=schema, notes=notes, tokens_left=max_new_tokens)
+
+
+def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
+    """A walk along a grammar, whose first step shows what it costs, and whether anything can be written at all."""
+    matcher = library.LLMatcher(vocabulary.trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
+    if not matcher.is_error():
+        matcher.compute_logit_bias()
+    return matcher
+
+
+def _schema_matcher(
+    library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool
+) -> tuple[Any, tuple[str, ...]]:
+    """A schema as it is where the library can follow it, else narrowed; and what was narrowed."""
+    checked = _checked_schema(schema)
+    reason = "it takes in more than is valid"
+    if isinstance(checked, dict) and not is_loose(checked):
+        matcher = _matcher(library, vocabulary, _schema_grammar(library, checked))
+        if not matcher.is_error():
+            return matcher, ()
+        reason = _reason(matcher)
+    why = ""
+    for cautious in (False, True):
+        try:
+            narrowing = narrow(checked, cautious=cautious)
+        except BadInputError as error:
+            why = str(error)
+            break
+        matcher = _matcher(library, vocabulary, _schema_grammar(library, narrowing.schema))
+        if not matcher.is_error():
+            return matcher, narrowing.notes
+        why = "; ".join((_reason(matcher), *narrowing.notes))
+    raise BadInputError(f"schema cannot be followed: {reason}; narrowed: {why}")
 
 
 def checked_regex(pattern: str) -> str:
@@ -208,16 +246,24 @@ def checked_regex(pattern: str) -> str:
     return pattern
 
 
-def _schema_grammar(library: Any, schema: Mapping[str, Any] | bool) -> str:
+def _checked_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any] | bool:
+    """A schema as plain JSON. Raises BadInputError where it is none, or larger than is taken."""
     try:
         text = json.dumps(schema, allow_nan=False)
+        checked = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInputError(f"the schema is no JSON: {_one_line(str(error))}") from None
     if len(text) > MAX_SCHEMA_BYTES:
         raise BadInputError(f"the schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} are taken")
+    if not isinstance(checked, dict | bool):
+        raise BadInputError("the schema must be an object or a boolean")
+    return checked
+
+
+def _schema_grammar(library: Any, schema: Mapping[str, Any]) -> str:
     try:
-        grammar: str = library.LLMatcher.grammar_from_json_schema(text, overrides=_JSON)
-    except ValueError as error:
+        grammar: str = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON)
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"schema cannot be followed: {_one_line(str(error))}") from None
     return grammar
 

@@ -1,0 +1,1 @@
+"""JSON schemas, made narrower until a grammar can express them. Neither text nor tokens."""
