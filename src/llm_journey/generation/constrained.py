@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.generation.schemas.narrowing import is_loose, narrow
+from llm_journey.generation.schemas.narrowing import Narrowing, is_loose, narrow
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
 
@@ -54,7 +54,7 @@ class GrammarConstraint:
         matcher: Any,
         vocabulary: "_Vocabulary",
         *,
-        schema: Mapping[str, Any] | bool | None,
+        schema: Mapping[str, Any] | None,
         notes: tuple[str, ...] = (),
         tokens_left: int | None,
     ) -> None:
@@ -142,10 +142,12 @@ def _search(matcher: Any, vocabulary: "_Vocabulary", characters: Mapping[int, in
 
 
 def _patterns(schema: Any) -> Iterator[str]:
-    """The regexes that a schema asks strings to match."""
+    """The regexes that a schema asks strings and names to match."""
     if isinstance(schema, Mapping):
         if isinstance(schema.get("pattern"), str):
             yield schema["pattern"]
+        if isinstance(schema.get("patternProperties"), Mapping):
+            yield from schema["patternProperties"]
         yield from (each for value in schema.values() for each in _patterns(value))
     elif isinstance(schema, list | tuple):
         yield from (each for value in schema for each in _patterns(value))
@@ -179,9 +181,9 @@ def make_constraint(
         raise BadInputError(f"give one of schema, regex, choices; given: {', '.join(given) or 'none'}")
     library = _library()
     vocabulary = _vocabulary(library, tokenizer, frozenset(stop_ids) or _end_ids(tokenizer))
-    notes: tuple[str, ...] = ()
+    followed = Narrowing({}, ())
     if schema is not None:
-        matcher, notes = _schema_matcher(library, vocabulary, schema)
+        matcher, followed = _schema_matcher(library, vocabulary, schema)
     else:
         matcher = _matcher(
             library,
@@ -192,7 +194,8 @@ def make_constraint(
         )
     if matcher.is_error():
         raise BadInputError(f"{given[0]} cannot be followed: {_reason(matcher)}")
-    return GrammarConstraint(matcher, vocabulary, schema=schema, notes=notes, tokens_left=max_new_tokens)
+    json_schema = None if schema is None else followed.schema
+    return GrammarConstraint(matcher, vocabulary, schema=json_schema, notes=followed.notes, tokens_left=max_new_tokens)
 
 
 def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
@@ -203,16 +206,14 @@ def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
     return matcher
 
 
-def _schema_matcher(
-    library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool
-) -> tuple[Any, tuple[str, ...]]:
-    """A schema as it is where the library can follow it, else narrowed; and what was narrowed."""
+def _schema_matcher(library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool) -> tuple[Any, Narrowing]:
+    """A walk along a schema as it is where the library can follow it, else narrowed; and what it is then."""
     checked = _checked_schema(schema)
     reason = "it takes in more than is valid"
     if isinstance(checked, dict) and not is_loose(checked):
         matcher = _matcher(library, vocabulary, _schema_grammar(library, checked))
         if not matcher.is_error():
-            return matcher, ()
+            return matcher, Narrowing(checked, ())
         reason = _reason(matcher)
     why = ""
     for cautious in (False, True):
@@ -223,7 +224,7 @@ def _schema_matcher(
             break
         matcher = _matcher(library, vocabulary, _schema_grammar(library, narrowing.schema))
         if not matcher.is_error():
-            return matcher, narrowing.notes
+            return matcher, narrowing
         why = "; ".join((_reason(matcher), *narrowing.notes))
     raise BadInputError(f"schema cannot be followed: {reason}; narrowed: {why}")
 
