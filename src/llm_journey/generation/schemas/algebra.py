@@ -3,6 +3,7 @@
 Everything here is a schema that llguidance expresses. `False` stands for the schema that nothing satisfies.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ from llm_journey.generation.schemas.references import Schema
 TYPES = ("null", "boolean", "number", "string", "array", "object")
 _MAX_LITERALS = 2000  # characters of the strings whose complement is spelled out as a regex
 
-# Formats as patterns. Pointers are RFC 6901's whole language. llguidance's own dates have a 29 February in every year, a
-# year 0 and leap seconds at any minute; these have that day in years that four divides and a hundred does not. Of the
-# others, which it does not know, these are a plain part.
+# Formats as patterns. Pointers are RFC 6901's whole language. llguidance's own dates have a 29 February in every year,
+# a year 0 and leap seconds at any minute; these have that day in years that four divides and a hundred does not. Of
+# the others, which it does not know, these are a plain part.
 _LABELS = "[a-z][a-z0-9]{0,20}([.][a-z][a-z0-9]{0,20}){0,3}"
 _PATH = "(/[A-Za-z0-9._~-]*)*"
 _DATE = (
@@ -119,7 +120,7 @@ def other_than(values: Sequence[Any]) -> Schema:
         options.append({"type": "number", "exclusiveMaximum": numbers[0]})
         options += [
             {"type": "number", "exclusiveMinimum": low, "exclusiveMaximum": high}
-            for low, high in zip(numbers, numbers[1:], strict=False)
+            for low, high in itertools.pairwise(numbers)
         ]
         options.append({"type": "number", "exclusiveMinimum": numbers[-1]})
     if groups["string"]:

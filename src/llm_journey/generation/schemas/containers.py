@@ -56,13 +56,13 @@ def distinct(values: Sequence[Any] | None, least: int) -> Schema:
             others = {"enum": [*values[:index], *values[index + 1 :]]}
             options.append({"prefixItems": [{"const": value}, others], "minItems": 1, "maxItems": 2})
     else:
-        options.append({"maxItems": 1})
+        options.append({"prefixItems": [{"enum": list(values)}], "minItems": 1, "maxItems": 1})
     count = min(len(values), _MAX_RUN, max(least, (len(values) + 1) // 2))
     size = -(-len(values) // count)
     stretches: list[Schema] = [{"enum": list(values[at : at + size])} for at in range(0, len(values), size)]
     options += [
         {"prefixItems": stretches[at:], "minItems": 1, "maxItems": len(stretches) - at}
-        for at in range(min(len(stretches), _MAX_CHOICES))
+        for at in range(max(1, min(len(stretches), _MAX_CHOICES, 128 // len(values))))
         if len(stretches) - at >= max(least, 3)
     ]
     return unless("array", options)

@@ -6,6 +6,7 @@ from typing import Any
 from llm_journey.generation.schemas.algebra import TYPES, same, type_of
 from llm_journey.generation.schemas.references import Place, References
 
+_ANNOTATIONS = {"title", "description", "$comment", "default", "examples", "deprecated"}
 _MAX_DEPTH = 6  # of properties and references on one way
 
 
@@ -40,6 +41,34 @@ def finite_values(references: References, at: Place, depth: int = 0) -> list[Any
         if named is not None and all(kind in ("boolean", "null") for kind in kinds):
             return [value for value in (None, False, True) if type_of(value) in kinds]
     return None
+
+
+def listed_values(references: References, at: Place, depth: int = 0) -> list[Any] | None:
+    """All values of a schema that is nothing but a list of them (const, enum, perhaps a type); None for another."""
+    if isinstance(at.schema, bool) or depth > _MAX_DEPTH:
+        return None
+    keywords = references.keywords(at.schema)
+    said = keywords.keys() - _ANNOTATIONS
+    if said == {"$ref"}:
+        return listed_values(references, references.target(at, "$ref", keywords["$ref"]), depth + 1)
+    if said - {"type"} not in ({"const"}, {"enum"}):
+        return None
+    values = [keywords["const"]] if "const" in said else _distinct(keywords["enum"])
+    named = keywords.get("type", list(TYPES))
+    kinds = named if isinstance(named, list) else [named]
+    return [value for value in values if any(_is_of(value, kind) for kind in kinds)]
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value has a type; an integer may be written 2.0."""
+    return type_of(value) == kind or (kind == "integer" and type_of(value) == "number" and value == int(value))
+
+
+def properties_of(references: References, at: Place) -> list[str]:
+    """The names that a schema and its conjuncts require or list, those that it requires first."""
+    found = [each for each in _conjuncts(references, at, 0) if isinstance(each.schema, dict)]
+    said = [references.keywords(each.schema) for each in found if isinstance(each.schema, dict)]
+    return [name for key in ("required", "properties") for keywords in said for name in _names(keywords, key)]
 
 
 def _distinct(values: list[Any]) -> list[Any]:

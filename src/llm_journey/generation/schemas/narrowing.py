@@ -10,7 +10,8 @@ one of the rest into those, for a part of what it permits and never for more. Tw
 A reference becomes a definition of the result, one for accepting and one for rejecting; since values are finite and
 each rule holds where it holds for the parts, recursion is sound. What evaluates a property or an item (`unevaluated*`)
 is followed along alternatives (`Case`): only what is certainly evaluated in one counts there. Sources: JSON Schema Core
-and Validation 2020-12; for the algebra Habib et al. 2021, "Finding Data Compatibility Bugs with JSON Subschema Checking".
+and Validation 2020-12; for the algebra Habib et al. 2021, "Finding Data Compatibility Bugs with JSON Subschema
+Checking".
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,10 +38,11 @@ from llm_journey.generation.schemas.algebra import (
     unless,
     whole,
 )
-from llm_journey.generation.schemas.disjoint import are_disjoint, finite_values
+from llm_journey.generation.schemas.conditions import Decision, decided
+from llm_journey.generation.schemas.disjoint import are_disjoint, finite_values, listed_values, properties_of
 from llm_journey.generation.schemas.references import Place, References, Schema
 
-_MAX_STEPS, _MAX_DEPTH, _MAX_CASES, _MAX_INLINE = 20_000, 60, 48, 2000
+_MAX_STEPS, _MAX_DEPTH, _MAX_CASES, _MAX_WAYS, _MAX_INLINE = 20_000, 60, 48, 256, 300
 _MAX_SIZE = 1 << 18  # characters of the result, about
 _COPIED = ("type", "const", "enum", "required", "pattern", *SCALARS)
 # What says something of a string.
@@ -133,6 +135,7 @@ class _Narrower:
         self._done: dict[Any, Schema] = {}
         self._open: dict[Any, str] = {}
         self._recursive: set[str] = set()
+        self._names: tuple[str, ...] = ()  # of the branch of a oneOf at hand: what may tell it from others
         self._steps = self._depth = 0
         self._sizes: dict[int, tuple[Any, int]] = {}
 
@@ -186,7 +189,7 @@ class _Narrower:
             if isinstance(keywords.get(keyword), dict):
                 base[keyword] = {name: self._below(at, each) for name, each in keywords[keyword].items()}
         for keyword in ("additionalProperties", "items"):
-            if keyword in keywords:
+            if keyword in keywords and (keyword != "items" or self._listed(at, keywords) is None):
                 base[keyword] = self._below(at, keywords[keyword])
         if isinstance(keywords.get("prefixItems"), list):
             base["prefixItems"] = [self._below(at, each) for each in keywords["prefixItems"]]
@@ -230,8 +233,12 @@ class _Narrower:
                 yield self.cases(target, tracking=True) if tracks else [Case((self._referred(target, accepts=True),))]
         if "$recursiveRef" in keywords:
             raise BadInputError("$recursiveRef is not followed")
-        for each in _list(keywords, "allOf"):
-            yield self.cases(self.references.below(at, each), tracking=tracks)
+        settled, decisions = decided(self.references, at, keywords)
+        if decisions:
+            yield [case for decision in decisions for case in self._decided(decision, tracks)]
+        for index, each in enumerate(_list(keywords, "allOf")):
+            if index not in settled:
+                yield self.cases(self.references.below(at, each), tracking=tracks)
         if "anyOf" in keywords:
             branches = [self.references.below(at, each) for each in _list(keywords, "anyOf")]
             yield [case for branch in branches for case in self.cases(branch, tracking=tracks)]
@@ -254,17 +261,36 @@ class _Narrower:
         if keywords.get("uniqueItems") is True:
             yield [Case((self._distinct(at, keywords),))]
 
+    def _decided(self, decision: Decision, tracks: bool) -> list[Case]:
+        found = [Case(({"type": "object"}, decision.property))]
+        for branch in decision.branches:
+            ways = self.cases(branch, tracking=tracks)
+            found = [Case(one.parts + two.parts, one.seen | two.seen) for one in found for two in ways][:_MAX_CASES]
+        return found
+
     def _exactly_one(self, branches: Sequence[Place], tracks: bool) -> list[Case]:
         """oneOf: one branch, and none of the others, which is certain for those that are disjoint from it."""
         found = []
+        outer = self._names
         for index, branch in enumerate(branches):
             others = [each for other, each in enumerate(branches) if other != index]
-            excluded = [self.reject(each) for each in others if not are_disjoint(self.references, branch, each)]
+            overlapping = [each for each in others if not are_disjoint(self.references, branch, each)]
+            self._names = tuple(properties_of(self.references, branch))
+            excluded = _fewer([self.reject(self._followed(each)) for each in overlapping])
+            self._names = outer
             if all_of(excluded) is not False:
                 found += [Case((*case.parts, *excluded), case.seen) for case in self.cases(branch, tracking=tracks)]
         if len(found) < len(branches):
             self._note("oneOf: only branches that can be told from the others")
         return found
+
+    def _followed(self, at: Place) -> Place:
+        """Where a schema that is nothing but a reference leads."""
+        for _ in range(_MAX_DEPTH):
+            if not isinstance(at.schema, dict) or self.references.keywords(at.schema).keys() != {"$ref"}:
+                break
+            at = self.references.target(at, "$ref", at.schema["$ref"])
+        return at
 
     def _conditional(self, at: Place, keywords: dict[str, Any], tracks: bool) -> list[Case]:
         """if/then/else: (if and then) or (not if and else). Without either, `if` only evaluates."""
@@ -322,15 +348,19 @@ class _Narrower:
         return Case((containers.containing(matching, others, prefix, least, most),), seen)
 
     def _distinct(self, at: Place, keywords: dict[str, Any]) -> Schema:
-        values = None
-        if "items" in keywords and not keywords.get("prefixItems"):
-            values = finite_values(self.references, self.references.below(at, keywords["items"]))
+        values = self._listed(at, keywords)
         least = containers.count_of(keywords, "minItems") or 0
         most = containers.count_of(keywords, "maxItems")
         if (values is None or len(values) > 3) and (most is None or most > 1):
             kind = "at most one item" if values is None else "only some orders of the items"
             self._note(f"uniqueItems: {kind}")
         return containers.distinct(values, least)
+
+    def _listed(self, at: Place, keywords: dict[str, Any]) -> list[Any] | None:
+        """Of lists of distinct items, all that an item can be, where that is listed: `distinct` says it again."""
+        if keywords.get("uniqueItems") is not True or "items" not in keywords or keywords.get("prefixItems"):
+            return None
+        return listed_values(self.references, self.references.below(at, keywords["items"]))
 
     def _closed(self, at: Place, keywords: dict[str, Any], case: Case) -> Case:
         """unevaluated*: what is not certainly evaluated satisfies them, and then all is evaluated."""
@@ -431,8 +461,8 @@ class _Narrower:
             yield {"type": "object", **containers.without(name)}
         if "additionalProperties" in keywords and not keywords.get("patternProperties"):
             rest = self.reject(below(at, keywords["additionalProperties"]))
-            others = [name for name in self.references.names if name not in properties]
-            yield from (wrong(name, rest) for name in others[:4])
+            others = [name for name in (*self._names, *self.references.names) if name not in properties]
+            yield from (wrong(name, rest) for name in list(dict.fromkeys(others))[:4])
         for name, needed in _map(keywords, "dependentRequired").items():
             yield from (all_of([{"required": [name]}, {"type": "object", **containers.without(n)}]) for n in needed)
         for name, each in _map(keywords, "dependentSchemas").items():
@@ -486,6 +516,15 @@ class _Narrower:
 
     def _note(self, note: str) -> None:
         self.notes.setdefault(note)
+
+
+def _fewer(unions: list[Schema]) -> list[Schema]:
+    """The first alternatives of each union, so that the ways through all of them are at most _MAX_WAYS."""
+    wide = [each for each in unions if isinstance(each, dict) and "anyOf" in each]
+    kept = 1
+    while wide and (kept + 1) ** len(wide) <= _MAX_WAYS:
+        kept += 1
+    return [any_of(each["anyOf"][:kept]) if each in wide else each for each in unions]
 
 
 def _list(keywords: dict[str, Any], keyword: str) -> list[Any]:
