@@ -65,6 +65,7 @@ class GrammarConstraint:
         self._hurry_from = 0 if tokens_left is None else max(tokens_left // 4, min(tokens_left // 2, 32))
         self._in_string = self._escaped = False
         self._way: list[int] = []  # tokens to the end of a string whose pattern does not let it end yet
+        self._lost = False  # whether no way was found to the end of this string
 
     def allowed(self) -> Tensor:
         """Booleans (V,): which tokens may come next. Raises JourneyError where the grammar costs too much to follow."""
@@ -85,6 +86,7 @@ class GrammarConstraint:
         for value in self._vocabulary.tokens[token] if self._is_json else b"":
             self._in_string ^= value == ord('"') and not self._escaped
             self._escaped = self._in_string and value == ord("\\") and not self._escaped
+        self._lost &= self._in_string
 
     def _closing(self, allowed_v: Tensor) -> Tensor:
         """Of what is allowed, what leads to an end soonest, as far as a token's own bytes tell."""
@@ -96,8 +98,9 @@ class GrammarConstraint:
         else:
             wanted = [kinds.quote_closes_v, kinds.quote_v] if self._in_string else [kinds.closes_v, kinds.separates_v]
             wanted += [] if self._in_string else [~kinds.opens_v]
-            if self._in_string and not bool((allowed_v & kinds.quote_v).any()):
+            if self._in_string and not self._lost and not bool((allowed_v & kinds.quote_v).any()):
                 self._way = self._way or way_to_quote(self._matcher, self._vocabulary, self._patterns)
+                self._lost = not self._way
                 wanted = [one_hot(self._way.pop(0), len(allowed_v))] if self._way else []
         return next((both_v for each_v in wanted if bool((both_v := allowed_v & each_v).any())), allowed_v)
 
