@@ -37,6 +37,7 @@ from typing import Any
 
 from figures import Figure, add_options, ratio, report, say
 from llm_journey.app.language_model import find_text_model
+from llm_journey.generation.compiled import find_compiler
 
 SMOLLM2 = "smollm2-135m-instruct"
 TOPICS = (
@@ -401,9 +402,10 @@ def ours(options: argparse.Namespace) -> contextlib.AbstractContextManager[Arm]:
     """`journey serve` on the model."""
     port = free_port()
     more = ["--set", f"max_running={options.streams}", "--set", "max_queue=64"]
+    compile = [] if find_compiler() is None else ["--no-compile" if options.eager else "--compile"]
     command = [sys.executable, "-m", "llm_journey", "serve", options.model, "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    return started("ours", [*command, "--precision", options.precision, *more], port, environment, "/readyz")
+    return started("ours", [*command, "--precision", options.precision, *compile, *more], port, environment, "/readyz")
 
 
 def llama_cpp(options: argparse.Namespace, file: Path) -> contextlib.AbstractContextManager[Arm]:
@@ -426,6 +428,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=SMOLLM2, help="a catalog model or a GGUF file")
     parser.add_argument("--precision", default="auto", help="ours: auto, float32, bfloat16, int8, int4")
+    parser.add_argument("--eager", action="store_true", help="ours: without steps compiled for this machine")
     parser.add_argument("--llama-server", help="llama.cpp's llama-server; without it, ours alone")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--requests", type=int, default=48, help="of a round with all streams; an eighth with one")
