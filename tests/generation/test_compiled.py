@@ -101,12 +101,14 @@ def test_compiled_answers_are_the_eager_ones(weights: Any, tmp_path: Path, monke
     assert not Runner(decoder, "bfloat16").use_kept()
 
 
-def test_an_engine_with_compiled_steps_answers_as_without(uncompiled: None) -> None:
+@pytest.mark.usefixtures("uncompiled")
+def test_an_engine_with_compiled_steps_answers_as_without() -> None:
+    """Prompts are read in pieces of 8 tokens, so that passes hold answers and pieces of prompts together."""
     decoder = random_decoder(**FAMILIES["llama"])
     plain = engine(decoder)
     runner = Runner(decoder)
     runner.compile(several=True)
-    fast = Engine(runner, EngineConfig(block_size=4))
+    fast = Engine(runner, EngineConfig(block_size=4, max_tokens=8))
     answers = []
     for an_engine in (plain, fast):
         requests = [an_engine.submit(ids, GREEDY) for ids in PROMPTS]

@@ -124,6 +124,18 @@ class Runner:
 
         Keys and values of every row are put into the cache. Raises JourneyError where logits are not finite.
         """
+        one = [len(share.ids) == 1 for share in shares]
+        if not self._compiled or all(one) or not any(one):
+            return self._logits(shares, cache)
+        # Answers take the compiled step also while others' prompts are read: nobody reads what another writes here.
+        apart = [
+            [share for share, is_one in zip(shares, one, strict=True) if is_one is which] for which in (False, True)
+        ]
+        counts = [[len(share.ids) if share.all_logits else 1 for share in some] for some in apart]
+        found = [iter(self._logits(some, cache).split(count)) for some, count in zip(apart, counts, strict=True)]
+        return torch.cat([next(found[is_one]) for is_one in one])
+
+    def _logits(self, shares: Sequence[Share], cache: PagedCache) -> Tensor:
         ids_n = torch.tensor([item for share in shares for item in share.ids], device=self.device)
         positions_n = torch.cat([torch.arange(share.start, share.stop, device=self.device) for share in shares])
         x_nd = self._decoder_embedded(ids_n[None], 0, positions_n[None])[0].float()
