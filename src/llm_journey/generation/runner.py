@@ -132,7 +132,7 @@ class Runner:
             [share for share, is_one in zip(shares, one, strict=True) if is_one is which] for which in (False, True)
         ]
         counts = [[len(share.ids) if share.all_logits else 1 for share in some] for some in apart]
-        found = [iter(self._logits(some, cache).split(count)) for some, count in zip(apart, counts, strict=True)]
+        found = [iter(torch.split(self._logits(some, cache), count)) for some, count in zip(apart, counts, strict=True)]
         return torch.cat([next(found[is_one]) for is_one in one])
 
     def _logits(self, shares: Sequence[Share], cache: PagedCache) -> Tensor:
