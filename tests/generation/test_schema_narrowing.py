@@ -22,10 +22,14 @@ RULES: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "not a type": ({"not": {"type": "string"}}, [1, None, {}], ["a"]),
     "not an integer": ({"not": {"type": "integer"}}, ["a", None], [1]),
     "not a const": ({"not": {"const": "foo"}}, ["fo", "fooo", "bar", 7], ["foo"]),
-    "not an enum": ({"type": ["string", "number"], "not": {"enum": ["a", 1, 3]}}, ["b", "", 2, 0.5, 4], ["a", 1, 3, None]),
+    "not an enum": (
+        {"type": ["string", "number"], "not": {"enum": ["a", 1, 3]}}, ["b", "", 2, 0.5, 4], ["a", 1, 3, None]
+    ),
     "not bounds": ({"type": "number", "not": {"minimum": 5}}, [4.5, -1], [5, 6]),
     "not required": ({**_OBJECT, "not": {"required": ["a"]}}, [{}, {"b": 1}], [{"a": 1}]),
-    "not a pattern of words": ({"type": "string", "not": {"pattern": "^(no|off)$"}}, ["on", "noo"], ["no", "off", "no\n"]),
+    "not a pattern of words": (
+        {"type": "string", "not": {"pattern": "^(no|off)$"}}, ["on", "noo"], ["no", "off", "no\n"]
+    ),
     "not a prefix": ({"type": "string", "not": {"pattern": "^x-"}}, ["x", "y-"], ["x-", "x-1"]),
     "not contains": ({"type": "array", "not": {"contains": {"const": 1}}}, [[], [2, 3]], [[1], [2, 1]]),
     "double negation": ({"not": {"not": {"type": "string"}}}, ["a"], [1]),
@@ -38,7 +42,8 @@ RULES: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "ifs about one property": (
         {**_OBJECT, "required": ["kind"], "properties": {"kind": {"enum": ["x", "y", "z"]}}, "allOf": [
             {"if": {"properties": {"kind": {"const": "x"}}}, "then": {"required": ["a"]}},
-            {"if": {"properties": {"kind": {"enum": ["y", "z"]}}}, "then": {"required": ["b"]}, "else": {"maxProperties": 2}},
+            {"if": {"properties": {"kind": {"enum": ["y", "z"]}}},
+             "then": {"required": ["b"]}, "else": {"maxProperties": 2}},
         ]},
         [{"kind": "x", "a": 1}, {"kind": "y", "b": 1}, {"kind": "z", "b": 1, "c": 2}],
         [{"kind": "x"}, {"kind": "y", "a": 1}, {"kind": "x", "a": 1, "b": 1}, {"kind": "q", "b": 1}],
@@ -75,7 +80,9 @@ RULES: dict[str, tuple[Any, list[Any], list[Any]]] = {
         {"type": "array", "items": {"enum": [1, 2]}, "contains": {"const": 1}, "minContains": 2, "maxContains": 3},
         [[1, 1], [1, 1, 1, 2]], [[1], [1, 1, 1, 1], [2, 2]],
     ),
-    "uniqueItems of two": ({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True}, [[], [True]], [[True, True]]),
+    "uniqueItems of two": (
+        {"type": "array", "items": {"const": 1}, "uniqueItems": True}, [[], [1]], [[1, 1], [2]]
+    ),
     "uniqueItems of an enum": (
         {"type": "array", "items": {"enum": ["a", "b", "c", "d", "e"]}, "uniqueItems": True},
         [[], ["c"], ["e", "a"], ["a", "c", "e"]], [["a", "a"], ["e", "c", "e"], ["f"]],
@@ -175,10 +182,12 @@ def test_what_is_narrowed_is_told(schema: dict[str, Any], notes: tuple[str, ...]
         ({"not": {}}, r'Unimplemented keys: \["not"\]; narrowed: Unsatisfiable'),
         (
             {"not": {"uniqueItems": True}},
-            "no value can be shown to satisfy it.*not, if or oneOf: values that break unique",
+            "no value can be shown to satisfy it.*of what breaks uniqueItems a part at most",
         ),
+        ({"not": {"pattern": "a+b"}}, "no value can be shown to satisfy it.*of what breaks pattern a part at most"),
         ({"$ref": "other.json#/a", "uniqueItems": True}, r"\$ref 'other.json#/a' leads into another document"),
         ({"$ref": "#/$defs/a", "uniqueItems": True}, r"\$ref '#/\$defs/a' leads nowhere"),
+        ({"not": {"$anchor": "a"}, "items": {"$anchor": "a"}}, "two anchors are named 'a'"),
         ({"uniqueItems": True, "allOf": 3}, "allOf must be a list"),
         ({"uniqueItems": True, "required": "a"}, "required must be a list of names"),
         ({"uniqueItems": True, "items": 3}, "a schema must be an object or a boolean, not '3'"),
@@ -249,6 +258,25 @@ def test_hostile_schemas_are_followed_or_refused_in_bounded_time(name: str) -> N
     except JourneyError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000
     assert time.monotonic() - began < 10
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**32))
+def test_what_is_no_schema_is_bad_input(seed: int) -> None:
+    """Keywords that hold anything at all: an answer that cannot be, or the reason why not."""
+    draw = random.Random(seed)
+    schema = drawn_document(draw)
+    at = schema
+    while isinstance(at, dict) and at:
+        key = draw.choice(list(at))
+        if draw.random() < 0.4 or not isinstance(at[key], dict):
+            at[key] = draw.choice([None, 3, -1, 2.5, "x", "$", [], [1], ["a"], [{}], {}, {"a": 1}, {"a": ["b"]}, 1e300])
+            break
+        at = at[key]
+    try:
+        make_constraint(TOKENIZER, schema=schema)
+    except BadInputError as error:
+        assert "\n" not in str(error)
 
 
 def test_the_result_holds_only_what_a_grammar_expresses() -> None:

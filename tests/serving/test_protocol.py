@@ -1,6 +1,7 @@
 """The three chat models are one: in process, over HTTP from our own server; and how a tool call is told from words."""
 
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from llm_journey.app.chat_model import LocalChatModel
 from llm_journey.client.http import Address, Connection, HttpChatModel, HttpEmbedder
 from llm_journey.client.protocol import ChatModel, ChatSampling, collect
 from llm_journey.core.errors import BadInputError
+from llm_journey.generation.constrained import make_constraint
 from llm_journey.serving.tool_text import MARK, Closers, ReplyReader, ToolGate, call_schema, read_piece
 
 pytestmark = [pytest.mark.enable_socket, pytest.mark.allow_hosts(["127.0.0.1"])]
@@ -79,6 +81,10 @@ class _Fixed:
     def __init__(self, tokenizer: Any, data: bytes) -> None:
         self._ids = [tokenizer.vocabulary[bytes([value])] for value in data]
         self._size = tokenizer.vocab_size
+        self.tokens_left: int | None = None
+
+    def limit(self, tokens_left: int) -> None:
+        self.tokens_left = tokens_left
 
     def allowed(self) -> torch.Tensor:
         allowed_v = torch.zeros(self._size, dtype=torch.bool)
@@ -101,7 +107,7 @@ class _Fixed:
 def test_the_gate_opens_at_the_mark_and_nowhere_else(local_parts: list[str]) -> None:
     """Whatever tokens the words come in: what may come next is everything that does not run past a mark's end."""
     served = _SERVED
-    gate = ToolGate(served.tokenizer, served.closers, _Fixed(served.tokenizer, b"{}"))
+    gate = ToolGate(served.tokenizer, served.closers, _Fixed(served.tokenizer, b"{}"), max_new_tokens=99)
     written = b""
     for token in served.tokenizer.encode("".join(local_parts)):
         allowed_v = gate.allowed()
@@ -134,11 +140,32 @@ def test_tokens_that_run_past_the_mark_wait_for_it() -> None:
 
 
 def test_the_gate_ends_with_the_call() -> None:
-    gate = ToolGate(_SERVED.tokenizer, _SERVED.closers, _Fixed(_SERVED.tokenizer, b"{}"))
+    call = _Fixed(_SERVED.tokenizer, b"{}")
+    gate = ToolGate(_SERVED.tokenizer, _SERVED.closers, call, max_new_tokens=40)
     for value in f"well {MARK}{{}}".encode():
-        assert not gate.done
+        assert not gate.done and call.tokens_left in (None, 40 - len(f"well {MARK}"))
         gate.accept(_SERVED.tokenizer.vocabulary[bytes([value])])
-    assert gate.done
+    assert gate.done and call.tokens_left is not None
+
+
+@pytest.mark.parametrize("tokens", [90, 150, 300])
+def test_a_call_behind_words_comes_to_its_end_in_time(tokens: int) -> None:
+    """Of random tokens: as many strings and lists as there may be, and yet a whole call within what is left."""
+    parameters = {"type": "object", "properties": {"a": {"type": "array", "items": {}}}, "required": ["a"]}
+    schema = call_schema([{"function": {"name": "f", "parameters": parameters}}])
+    for seed in range(5):
+        draw, written = random.Random(seed), []
+        call = make_constraint(_SERVED.tokenizer, schema=schema, stop_ids=_SERVED.stop_ids)
+        gate = ToolGate(_SERVED.tokenizer, _SERVED.closers, call, max_new_tokens=tokens)
+        for value in f"well {MARK}".encode():
+            gate.accept(_SERVED.tokenizer.vocabulary[bytes([value])])
+        while not gate.done and len(written) < tokens - len(f"well {MARK}"):
+            token = draw.choice(gate.allowed().nonzero().flatten().tolist())
+            gate.accept(token)
+            if token in _SERVED.stop_ids:
+                break
+            written.append(token)
+        jsonschema.validate(json.loads(_SERVED.tokenizer.decode(written)), schema)
 
 
 @given(st.text(alphabet="<tol_cal>x", max_size=30), st.integers(1, 5), st.booleans())

@@ -60,12 +60,20 @@ class GrammarConstraint:
     ) -> None:
         self.notes = notes  # where less is permitted than the schema asks for
         self._matcher, self._vocabulary = matcher, vocabulary
-        self._is_json, self._left = schema is not None, tokens_left
+        self._is_json = schema is not None
         self._patterns = "".join(_patterns(schema))
-        self._hurry_from = 0 if tokens_left is None else max(tokens_left // 4, min(tokens_left // 2, 32))
+        self._left: int | None = None
+        self._hurry_from = 0
+        if tokens_left is not None:
+            self.limit(tokens_left)
         self._in_string = self._escaped = False
         self._way: list[int] = []  # tokens to the end of a string whose pattern does not let it end yet
         self._lost = False  # whether no way was found to the end of this string
+
+    def limit(self, tokens_left: int) -> None:
+        """From here on, how many tokens the answer may still have, so that it comes to its end in time."""
+        self._left = tokens_left
+        self._hurry_from = max(tokens_left // 4, min(tokens_left // 2, 32))
 
     def allowed(self) -> Tensor:
         """Booleans (V,): which tokens may come next. Raises JourneyError where the grammar costs too much to follow."""

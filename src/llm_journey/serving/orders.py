@@ -161,9 +161,9 @@ def _maker(
 ) -> Callable[[int], Constraint | None]:
     """What gives each answer a constraint of its own, from the most tokens that it may have."""
     tokenizer = served.tokenizer
-    if tools and not begun:  # how many tokens are left for a call is not known before it begins
+    if tools and not begun:  # how many tokens are left for a call is known when it begins
         call = partial(make_constraint, tokenizer, schema=call_schema(tools), stop_ids=served.stop_ids)
-        return lambda _: ToolGate(tokenizer, served.closers, call())
+        return lambda tokens: ToolGate(tokenizer, served.closers, call(), max_new_tokens=tokens)
     wanted = {"schema": call_schema(tools)} if tools else shape
     if not wanted:
         return lambda _: None

@@ -14,7 +14,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def _moved(schema: Any, at: str) -> Any:
     if isinstance(schema, Mapping):
         return {
             key: at + value[1:]
-            if key == "$ref" and isinstance(value, str) and value.startswith("#")
+            if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/"))
             else _moved(value, at)
             for key, value in schema.items()
         }
@@ -138,11 +138,22 @@ def find_closers(tokenizer: Tokenizer, vocab_size: int) -> Closers:
     return Closers(tuple((token, data) for token, data in ordinary + special if token < vocab_size), vocab_size)
 
 
-class ToolGate:
-    """A constraint that lets everything pass until the mark stands, and then only what `call` allows."""
+class BoundedConstraint(Constraint, Protocol):
+    """A constraint that comes to its end in time once it knows how many tokens are left."""
 
-    def __init__(self, tokenizer: Tokenizer, closers: Closers, call: Constraint) -> None:
-        self._tokenizer, self._closers, self._call = tokenizer, closers, call
+    def limit(self, tokens_left: int) -> None:
+        """From here on, how many tokens the answer may still have."""
+        ...
+
+
+class ToolGate:
+    """A constraint that lets everything pass until the mark stands, and then only what `call` allows.
+
+    max_new_tokens: of the whole reply; what is left of them behind the mark is the call's, which ends in time.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, closers: Closers, call: BoundedConstraint, *, max_new_tokens: int) -> None:
+        self._tokenizer, self._closers, self._call, self._left = tokenizer, closers, call, max_new_tokens
         self._tail = b""
         self._open = False
 
@@ -157,11 +168,14 @@ class ToolGate:
 
     def accept(self, token: int) -> None:
         """Go on past a token."""
+        self._left -= 1
         if self._open:
             self._call.accept(token)
             return
         self._tail = (self._tail + self._tokenizer.id_to_bytes(token))[-len(_MARK_BYTES) :]
         self._open = self._tail == _MARK_BYTES
+        if self._open:
+            self._call.limit(max(self._left, 0))
 
     @property
     def done(self) -> bool:

@@ -31,16 +31,14 @@ from llm_journey.generation.schemas.algebra import (
     WIDER_FORMATS,
     all_of,
     any_of,
-    negated_bound,
-    other_than,
     other_types,
-    strings_unlike,
     unless,
     whole,
 )
+from llm_journey.generation.schemas.complement import broken
 from llm_journey.generation.schemas.conditions import Decision, decided
 from llm_journey.generation.schemas.disjoint import are_disjoint, finite_values, listed_values, properties_of
-from llm_journey.generation.schemas.references import Place, References, Schema
+from llm_journey.generation.schemas.references import Place, References, Schema, list_of, map_of
 
 _MAX_STEPS, _MAX_DEPTH, _MAX_CASES, _MAX_WAYS, _MAX_INLINE = 20_000, 60, 48, 256, 300
 _MAX_SIZE = 1 << 18  # characters of the result, about
@@ -50,9 +48,6 @@ _NAMING = (
     *("type", "enum", "const", "minLength", "maxLength", "pattern", "format", "$ref", "$dynamicRef", "$recursiveRef"),
     *("allOf", "anyOf", "oneOf", "not", "if"),
 )
-# What no schema is known to break in a way that can be written.
-_UNBROKEN = ("uniqueItems", "patternProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties", "format")
-_LITERALS = regex.compile(r"\^\(?([\w/ -]+(?:\|[\w/ -]+)*)\)?(\$?)")
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,7 @@ class _Narrower:
         self._done: dict[Any, Schema] = {}
         self._open: dict[Any, str] = {}
         self._recursive: set[str] = set()
-        self._names: tuple[str, ...] = ()  # of the branch of a oneOf at hand: what may tell it from others
+        self.branch_names: tuple[str, ...] = ()  # of the branch of a oneOf at hand: what may tell it from others
         self._steps = self._depth = 0
         self._sizes: dict[int, tuple[Any, int]] = {}
 
@@ -160,8 +155,10 @@ class _Narrower:
                     group = [Case((any_of(case.schema for case in group),))]
                 found = [Case(one.parts + other.parts, one.seen | other.seen) for one in found for other in group]
                 if len(found) > _MAX_CASES:
-                    self._note(f"of the ways to satisfy it beside unevaluated*, {_MAX_CASES} are taken")
+                    self.note(f"of the ways to satisfy it beside unevaluated*, {_MAX_CASES} are taken")
                     found = found[:_MAX_CASES]
+            if tracks and len(found) > 1:
+                self.note("unevaluated*: what is evaluated in one way to satisfy the schema, not in several at once")
             found = [self._closed(at, keywords, Case(base.parts + case.parts, case.seen)) for case in found]
             return [case for case in found if case.schema is not False]
 
@@ -170,13 +167,15 @@ class _Narrower:
         with self._step():
             if isinstance(at.schema, bool):
                 return not at.schema
-            return any_of(self._broken(at, self.references.keywords(at.schema)))
+            return any_of(broken(self, at, self.references.keywords(at.schema)))
 
     # What stands in a schema itself
 
     def _own(self, at: Place, keywords: dict[str, Any]) -> Case:
         """The keywords that llguidance knows, over narrowed parts; and what they evaluate."""
         base: dict[str, Any] = {key: whole(keywords[key]) for key in _COPIED if key in keywords}
+        if isinstance(base.get("required"), bool):
+            del base["required"]
         parts: list[Schema] = []
         name = keywords.get("format")
         if name in OWN_FORMATS:
@@ -184,7 +183,7 @@ class _Narrower:
         elif isinstance(name, str) and name in FORMATS:
             parts.append(any_of([{"type": other_types(["string"])}, {"type": "string", "pattern": FORMATS[name]}]))
             if name in WIDER_FORMATS:
-                self._note(f"format {name}: plain ASCII forms of it")
+                self.note(f"format {name}: plain ASCII forms of it")
         for keyword in ("properties", "patternProperties"):
             if isinstance(keywords.get(keyword), dict):
                 base[keyword] = {name: self._below(at, each) for name, each in keywords[keyword].items()}
@@ -194,7 +193,7 @@ class _Narrower:
         if isinstance(keywords.get("prefixItems"), list):
             base["prefixItems"] = [self._below(at, each) for each in keywords["prefixItems"]]
         if self.cautious and len(base.get("patternProperties", {})) > 1:
-            self._note("patternProperties: a name that matches one of the patterns satisfies the schemas of all")
+            self.note("patternProperties: a name that matches one of the patterns satisfies the schemas of all")
             base["patternProperties"] = containers.joined_patterns(base["patternProperties"], all_of)
         parts += self._counted(base)
         seen = Seen(
@@ -216,11 +215,11 @@ class _Narrower:
         if least is not None and (least > 1 or optional):
             del base["minProperties"]
             if least > len(needed):
-                self._note("minProperties: certain properties are there")
+                self.note("minProperties: certain properties are there")
                 yield containers.at_least(least, needed, optional, names, free=not self.cautious)
         if most is not None and (optional or self.cautious):
             del base["maxProperties"]
-            self._note("maxProperties: only certain properties can be there")
+            self.note("maxProperties: only certain properties can be there")
             yield containers.at_most(most, needed, optional or names)
 
     # What is applied to the same value
@@ -230,27 +229,27 @@ class _Narrower:
         for keyword in ("$ref", "$dynamicRef"):
             if keyword in keywords:
                 target = self.references.target(at, keyword, keywords[keyword])
-                yield self.cases(target, tracking=True) if tracks else [Case((self._referred(target, accepts=True),))]
+                yield self.cases(target, tracking=True) if tracks else [Case((self.referred(target, accepts=True),))]
         if "$recursiveRef" in keywords:
             raise BadInputError("$recursiveRef is not followed")
         settled, decisions = decided(self.references, at, keywords)
         if decisions:
             yield [case for decision in decisions for case in self._decided(decision, tracks)]
-        for index, each in enumerate(_list(keywords, "allOf")):
+        for index, each in enumerate(list_of(keywords, "allOf")):
             if index not in settled:
                 yield self.cases(self.references.below(at, each), tracking=tracks)
         if "anyOf" in keywords:
-            branches = [self.references.below(at, each) for each in _list(keywords, "anyOf")]
+            branches = [self.references.below(at, each) for each in list_of(keywords, "anyOf")]
             yield [case for branch in branches for case in self.cases(branch, tracking=tracks)]
         if "oneOf" in keywords:
-            yield self._exactly_one([self.references.below(at, each) for each in _list(keywords, "oneOf")], tracks)
+            yield self._exactly_one([self.references.below(at, each) for each in list_of(keywords, "oneOf")], tracks)
         if "not" in keywords:
             yield [Case((self.reject(self.references.below(at, keywords["not"])),))]
         if "if" in keywords:
             yield self._conditional(at, keywords, tracks)
-        for name, needed in _map(keywords, "dependentRequired").items():
+        for name, needed in map_of(keywords, "dependentRequired").items():
             yield [Case((containers.without(name),)), Case(({"type": "object", "required": [name, *needed]},))]
-        for name, each in _map(keywords, "dependentSchemas").items():
+        for name, each in map_of(keywords, "dependentSchemas").items():
             there = {"type": "object", "required": [name]}
             present = self.cases(self.references.below(at, each), tracking=tracks)
             yield [Case((containers.without(name),)), *(Case((there, *case.parts), case.seen) for case in present)]
@@ -271,18 +270,28 @@ class _Narrower:
     def _exactly_one(self, branches: Sequence[Place], tracks: bool) -> list[Case]:
         """oneOf: one branch, and none of the others, which is certain for those that are disjoint from it."""
         found = []
-        outer = self._names
+        outer = self.branch_names
         for index, branch in enumerate(branches):
             others = [each for other, each in enumerate(branches) if other != index]
             overlapping = [each for each in others if not are_disjoint(self.references, branch, each)]
-            self._names = tuple(properties_of(self.references, branch))
-            excluded = _fewer([self.reject(self._followed(each)) for each in overlapping])
-            self._names = outer
+            self.branch_names = tuple(properties_of(self.references, branch))
+            excluded = self._fewer([self.reject(self._followed(each)) for each in overlapping])
+            self.branch_names = outer
             if all_of(excluded) is not False:
                 found += [Case((*case.parts, *excluded), case.seen) for case in self.cases(branch, tracking=tracks)]
         if len(found) < len(branches):
-            self._note("oneOf: only branches that can be told from the others")
+            self.note("oneOf: only branches that can be told from the others")
         return found
+
+    def _fewer(self, unions: list[Schema]) -> list[Schema]:
+        """The first alternatives of each union, so that the ways through all of them are at most _MAX_WAYS."""
+        wide = [each for each in unions if isinstance(each, dict) and "anyOf" in each]
+        kept = 1
+        while wide and (kept + 1) ** len(wide) <= _MAX_WAYS:
+            kept += 1
+        if any(len(each["anyOf"]) > kept for each in wide):
+            self.note("oneOf: some of the ways to tell a branch from the others")
+        return [any_of(each["anyOf"][:kept]) if each in wide else each for each in unions]
 
     def _followed(self, at: Place) -> Place:
         """Where a schema that is nothing but a reference leads."""
@@ -304,7 +313,7 @@ class _Narrower:
         ]
         failed = self.reject(condition)
         if failed is False:
-            self._note("if: only values for which the condition holds")
+            self.note("if: only values for which the condition holds")
             return held
         return held + [Case((failed, *case.parts), case.seen) for case in self.cases(other, tracking=tracks)]
 
@@ -316,7 +325,7 @@ class _Narrower:
         meant = {key for key in said if key in _NAMING}
         if meant == {"$ref"}:
             return self._named(self.references.target(names, "$ref", said["$ref"]), keywords)
-        if said.get("type", "string") != "string":
+        if "string" not in said.get("type", "string"):  # a name or a list of them
             return containers.only_names([])
         least, most = (containers.count_of(said, key) for key in ("minLength", "maxLength"))
         values = finite_values(self.references, names)
@@ -329,7 +338,7 @@ class _Narrower:
             return True
         if pattern is not None and not keywords.get("patternProperties") and not self.cautious:
             return containers.of_pattern(pattern)
-        self._note("propertyNames: only names that the schema mentions, where those can be shown to be right")
+        self.note("propertyNames: only names that the schema mentions, where those can be shown to be right")
         if not meant <= {"type", "pattern", "minLength", "maxLength"}:
             return containers.only_names([])
         known = (name for name in self.references.names if (least or 0) <= len(name) <= (most or len(name)))
@@ -342,7 +351,7 @@ class _Narrower:
         others = True if most is None else self.reject(item)
         prefix = len(keywords.get("prefixItems", ()))
         if least != 0 or most is not None:
-            self._note("contains: what matches stands in a row, near the beginning")
+            self.note("contains: what matches stands in a row, near the beginning")
         least = 1 if least is None else least
         seen = Seen(matching=(matching,)) if self.references.draft > 8 else Seen()  # 2019-09 does not evaluate it
         return Case((containers.containing(matching, others, prefix, least, most),), seen)
@@ -353,7 +362,7 @@ class _Narrower:
         most = containers.count_of(keywords, "maxItems")
         if (values is None or len(values) > 3) and (most is None or most > 1):
             kind = "at most one item" if values is None else "only some orders of the items"
-            self._note(f"uniqueItems: {kind}")
+            self.note(f"uniqueItems: {kind}")
         return containers.distinct(values, least)
 
     def _listed(self, at: Place, keywords: dict[str, Any]) -> list[Any] | None:
@@ -381,99 +390,12 @@ class _Narrower:
             seen = replace(seen, all_items=True)
         return Case(tuple(parts), seen)
 
-    # What breaks a schema
-
-    def _broken(self, at: Place, keywords: dict[str, Any]) -> Iterator[Schema]:
-        """For each keyword, schemas of values that break it; none where there is no grammar for them."""
-        below = self.references.below
-        if "type" in keywords:
-            named = keywords["type"]
-            kinds = named if isinstance(named, list) else [named]
-            free = other_types(kinds)
-            if "integer" in kinds and "number" not in kinds:
-                self._note("not integer: no number at all")
-            yield {"type": free} if free else False
-        if "const" in keywords or isinstance(keywords.get("enum"), list):
-            values = [keywords["const"]] if "const" in keywords else keywords["enum"][:200]
-            yield other_than(values) if len(values) < 200 else False
-        for keyword in SCALARS:
-            if keyword in keywords:
-                yield negated_bound(keyword, keywords[keyword])
-        yield self._unlike(keywords)
-        yield from self._broken_items(at, keywords)
-        yield from self._broken_properties(at, keywords)
-        for keyword in ("$ref", "$dynamicRef"):
-            if keyword in keywords:
-                yield self._referred(self.references.target(at, keyword, keywords[keyword]), accepts=False)
-        for each in _list(keywords, "allOf"):
-            yield self.reject(below(at, each))
-        if "anyOf" in keywords:
-            yield all_of([self.reject(below(at, each)) for each in _list(keywords, "anyOf")])
-        if "oneOf" in keywords:
-            yield all_of([self.reject(below(at, each)) for each in _list(keywords, "oneOf")])
-        if "not" in keywords:
-            yield self.accept(below(at, keywords["not"]))
-        if "if" in keywords:
-            condition, then, other = (below(at, keywords.get(key, True)) for key in ("if", "then", "else"))
-            yield all_of([self.accept(condition), self.reject(then)])
-            yield all_of([self.reject(condition), self.reject(other)])
-        if any(keyword in keywords for keyword in _UNBROKEN):
-            self._note("not, if or oneOf: values that break " + ", ".join(k for k in _UNBROKEN if k in keywords)
-                       + " are left out")  # fmt: skip
-
-    def _unlike(self, keywords: dict[str, Any]) -> Schema:
-        """Strings that do not match a pattern, where it is a choice of plain words."""
-        found = _LITERALS.fullmatch(keywords["pattern"]) if isinstance(keywords.get("pattern"), str) else None
-        if found is None or ("|" in found[1] and "(" not in keywords["pattern"]):
-            return False
-        words = found[1].split("|")
-        if found[2]:  # to Python's engine, $ also stands before a last line break
-            return strings_unlike([*words, *(f"{word}\n" for word in words)])
-        return strings_unlike(words, prefixes=True)
-
-    def _broken_items(self, at: Place, keywords: dict[str, Any]) -> Iterator[Schema]:
-        below = self.references.below
-        prefix = _list(keywords, "prefixItems")
-        wrong = [self.reject(below(at, each)) for each in prefix[:16]]
-        if "items" in keywords and len(prefix) <= 16:
-            wrong.append(self.reject(below(at, keywords["items"])))
-        for index, each in enumerate(wrong):
-            if each is not False:
-                yield {"type": "array", "prefixItems": [True] * index + [each], "minItems": index + 1}
-        least, most = (containers.count_of(keywords, key) for key in ("minContains", "maxContains"))
-        if "contains" in keywords:
-            item = below(at, keywords["contains"])
-            if least != 0:
-                yield {"type": "array", "items": self.reject(item)}
-            if most is not None and most < 16:
-                yield {"type": "array", "prefixItems": [self.accept(item)] * (most + 1), "minItems": most + 1}
-
-    def _broken_properties(self, at: Place, keywords: dict[str, Any]) -> Iterator[Schema]:
-        below = self.references.below
-
-        def wrong(name: str, each: Schema) -> Schema:
-            return each and {"type": "object", "properties": {name: each}, "required": [name]}
-
-        properties = _map(keywords, "properties")
-        for name, each in properties.items():
-            yield wrong(name, self.reject(below(at, each)))
-        for name in _list(keywords, "required"):
-            yield {"type": "object", **containers.without(name)}
-        if "additionalProperties" in keywords and not keywords.get("patternProperties"):
-            rest = self.reject(below(at, keywords["additionalProperties"]))
-            others = [name for name in (*self._names, *self.references.names) if name not in properties]
-            yield from (wrong(name, rest) for name in list(dict.fromkeys(others))[:4])
-        for name, needed in _map(keywords, "dependentRequired").items():
-            yield from (all_of([{"required": [name]}, {"type": "object", **containers.without(n)}]) for n in needed)
-        for name, each in _map(keywords, "dependentSchemas").items():
-            yield all_of([{"type": "object", "required": [name]}, self.reject(below(at, each))])
-
     # References, and what they cost
 
     def _below(self, at: Place, schema: Any) -> Schema:
         return self.accept(self.references.below(at, schema))
 
-    def _referred(self, target: Place, *, accepts: bool) -> Schema:
+    def referred(self, target: Place, *, accepts: bool) -> Schema:
         """What a reference stands for: a definition of the result, or itself where it is short."""
         key = (*target.key, accepts)
         if key in self._open:
@@ -514,27 +436,8 @@ class _Narrower:
         finally:
             self._depth -= 1
 
-    def _note(self, note: str) -> None:
+    def note(self, note: str) -> None:
         self.notes.setdefault(note)
-
-
-def _fewer(unions: list[Schema]) -> list[Schema]:
-    """The first alternatives of each union, so that the ways through all of them are at most _MAX_WAYS."""
-    wide = [each for each in unions if isinstance(each, dict) and "anyOf" in each]
-    kept = 1
-    while wide and (kept + 1) ** len(wide) <= _MAX_WAYS:
-        kept += 1
-    return [any_of(each["anyOf"][:kept]) if each in wide else each for each in unions]
-
-
-def _list(keywords: dict[str, Any], keyword: str) -> list[Any]:
-    found: list[Any] = keywords.get(keyword, [])
-    return found
-
-
-def _map(keywords: dict[str, Any], keyword: str) -> dict[str, Any]:
-    found: dict[str, Any] = keywords.get(keyword, {})
-    return found
 
 
 def _matches(pattern: str, name: str) -> bool:

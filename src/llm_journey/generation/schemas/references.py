@@ -137,8 +137,9 @@ class References:
             base = self._identified(schema, base)
         self._bases[id(schema)] = base
         _check_shape(schema)
-        for name in (*schema.get("properties", ()), *_list_of(schema.get("required"))):
-            self.names.setdefault(name)
+        for keyword in ("properties", "required"):
+            found = schema.get(keyword)
+            self.names |= dict.fromkeys(found) if isinstance(found, dict | list) else {}
         for child in subschemas(schema):
             self._index(child, base, depth + 1)
 
@@ -148,16 +149,21 @@ class References:
             uri, fragment = urldefrag(_joined(base, named))
             if uri != base:
                 base = uri
-                self._resources[base] = schema
+                if self._resources.setdefault(base, schema) is not schema:
+                    raise BadInputError(f"two schemas are named {base[:80]!r}")
             elif fragment:  # up to draft 7 an $id of a fragment alone is an anchor
-                self._anchors[base, fragment] = schema
+                self._anchor(base, fragment, schema)
         for keyword in ("$anchor", "$dynamicAnchor"):
             name = schema.get(keyword)
             if isinstance(name, str) and self.draft >= _SINCE[keyword]:
-                self._anchors[base, name] = schema
+                self._anchor(base, name, schema)
                 if keyword == "$dynamicAnchor":
                     self._dynamic.setdefault(base, {})[name] = None
         return base
+
+    def _anchor(self, base: str, name: str, schema: dict[str, Any]) -> None:
+        if self._anchors.setdefault((base, name), schema) is not schema:
+            raise BadInputError(f"two anchors are named {name[:80]!r}")
 
 
 def subschemas(schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -173,6 +179,18 @@ def subschemas(schema: Mapping[str, Any]) -> Iterator[Any]:
             yield from schema[key].values()
 
 
+def list_of(keywords: dict[str, Any], keyword: str) -> list[Any]:
+    """A keyword's list; an empty one where it is not there."""
+    found: list[Any] = keywords.get(keyword, [])
+    return found
+
+
+def map_of(keywords: dict[str, Any], keyword: str) -> dict[str, Any]:
+    """A keyword's names and what stands for each; none where it is not there."""
+    found: dict[str, Any] = keywords.get(keyword, {})
+    return found
+
+
 def _check_shape(schema: Mapping[str, Any]) -> None:
     """Raises BadInputError where a keyword that is relied on holds something of the wrong type."""
     for key in (*LIST, "enum"):
@@ -181,17 +199,18 @@ def _check_shape(schema: Mapping[str, Any]) -> None:
     for key in (*MAP, "dependentRequired"):
         if not isinstance(schema.get(key, {}), dict):
             raise BadInputError(f"{key} must be an object")
+    if not isinstance(schema.get("pattern", ""), str):
+        raise BadInputError("pattern must be a string")
+    kinds = schema.get("type", "")
+    if not isinstance(kinds, str) and not _are_names(kinds):
+        raise BadInputError("type must be a name or a list of names")
     required = schema.get("required", [])  # up to draft 3 a boolean
     if not isinstance(required, bool) and not _are_names(required):
         raise BadInputError("required must be a list of names")
-    for keyword in ("dependentRequired", "dependencies"):
-        for needed in schema.get(keyword, {}).values():
-            if not isinstance(needed, dict | bool) and not _are_names(needed):
-                raise BadInputError(f"{keyword} must be lists of names")
-
-
-def _list_of(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    if not all(map(_are_names, schema.get("dependentRequired", {}).values())):
+        raise BadInputError("dependentRequired must hold lists of names")
+    if not all(isinstance(each, dict | bool) or _are_names(each) for each in schema.get("dependencies", {}).values()):
+        raise BadInputError("dependencies must hold schemas or lists of names")
 
 
 def _are_names(value: Any) -> bool:
