@@ -91,26 +91,28 @@ class _Plain:
 
 
 class _Compiled:
-    """torch.compile of the decoder as a function of ids, keys and values."""
+    """torch.compile of a block as a function of its input, keys and values: one for all, since compiling a whole
+    decoder writes each layer out (30 layers took more than 180 s)."""
 
     def __init__(self, files: Files, threads: int, *, device: str = "cpu") -> None:  # noqa: ARG002
         import torch
 
         from llm_journey.app.language_model import open_model
-        from llm_journey.compression.torch_graphs import DecoderStep
+        from llm_journey.compression.torch_graphs import DecoderStep, read_block
 
         decoder = open_model(files["model"]).decoder.to(device).eval()
         self.step, self.torch, self.device = DecoderStep(decoder), torch, device
-        self.run = torch.compile(self.step, dynamic=True)
+        self.step.block = torch.compile(read_block, dynamic=True)
         self.num_bytes = _weight_bytes(decoder)
         list(self.tokens([1, 2, 3, 4], 4))
 
     def tokens(self, ids: Sequence[int], count: int) -> Iterator[int]:
-        torch, past = self.torch, self.step.empty().to(self.device)
-        ids_bt = torch.tensor([list(ids)], device=self.device)
+        torch = self.torch
+        with torch.inference_mode():
+            past, ids_bt = self.step.empty().to(self.device), torch.tensor([list(ids)], device=self.device)
         for _ in range(count):
             with torch.inference_mode():
-                logits, past = self.run(ids_bt, past)
+                logits, past = self.step(ids_bt, past)
                 ids_bt = logits[:, -1:].argmax(-1)
             yield int(ids_bt)
 

@@ -27,11 +27,15 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class DecoderStep(nn.Module):
-    """A decoder as a function: nothing is kept between calls, keys and values go in and come out."""
+    """A decoder as a function: nothing is kept between calls, keys and values go in and come out.
+
+    block: computes each block; `read_block`, or a compiled form of it.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
+        self.block: BlockStep = read_block
 
     def forward(self, ids_bt: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         decoder, start, length = self.decoder, past.shape[4], ids_bt.shape[1]
@@ -39,11 +43,11 @@ class DecoderStep(nn.Module):
         mask = causal_mask(length, start + length, ids_bt.device)
         if decoder.config.sliding_window is not None:
             mask = mask & ~mask.tril(start - decoder.config.sliding_window)
-        x_btd = decoder._embedded(ids_bt, 0, positions_1t)
-        rotary, cache = decoder._rotary(0, 0, positions_1t), _Past(past)
-        for block in decoder.blocks:
-            x_btd = block(x_btd, rotary, mask, cache)
-        return decoder.logits(decoder.norm(x_btd)), torch.stack(cache.present)
+        x_btd, rotary, present = decoder._embedded(ids_bt, 0, positions_1t), decoder._rotary(0, 0, positions_1t), []
+        for block, of_layer in zip(decoder.blocks, past, strict=True):
+            x_btd, both = self.block(block, x_btd, rotary, mask, of_layer)
+            present.append(both)
+        return decoder.logits(decoder.norm(x_btd)), torch.stack(present)
 
     def empty(self, batch: int = 1, length: int = 0) -> Tensor:
         """Keys and values of `length` positions, all zero; of none, to begin with."""
@@ -51,19 +55,28 @@ class DecoderStep(nn.Module):
         return torch.zeros(config.num_layers, 2, batch, config.num_kv_heads, length, config.head_width)
 
 
+Rotary = tuple[Tensor, Tensor] | None
+BlockStep = Callable[[nn.Module, Tensor, Rotary, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def read_block(block: nn.Module, x_btd: Tensor, rotary: Rotary, mask: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """A block's output, and its keys and values (2, B, K, P + T, E), of those before (2, B, K, P, E)."""
+    cache = _Past(past)
+    x_btd = block(x_btd, rotary, mask, cache)
+    return x_btd, cache.present
+
+
 class _Past:
-    """model.attention.Cache over a tensor that is not changed."""
+    """model.attention.Cache of one layer over a tensor that is not changed."""
 
     length = 0  # positions are given to the model by themselves
 
     def __init__(self, past: Tensor) -> None:
-        self.past = past
-        self.present: list[Tensor] = []
+        self.present = past
 
-    def update(self, layer_index: int, k_bkte: Tensor, v_bkte: Tensor) -> tuple[Tensor, Tensor]:
-        both = torch.cat((self.past[layer_index], torch.stack((k_bkte, v_bkte))), dim=3)
-        self.present.append(both)
-        return both[0], both[1]
+    def update(self, layer_index: int, k_bkte: Tensor, v_bkte: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        self.present = torch.cat((self.present, torch.stack((k_bkte, v_bkte))), dim=3)
+        return self.present[0], self.present[1]
 
 
 def write_torch_export(decoder: Decoder, path: Path) -> None:

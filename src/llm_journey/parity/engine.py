@@ -41,11 +41,11 @@ def _plant_in(decoder: Decoder, planted: bool) -> None:
         plant(decoder.blocks[0].attention.q.weight)  # type: ignore[union-attr, arg-type]
 
 
-def _onnx(planted: bool, *, architecture: str, pieces: tuple[int, ...]) -> float:
+def _onnx(planted: bool, *, architecture: str, pieces: tuple[int, ...], answering: bool = False) -> float:
     """Logits of 20 positions, read in pieces with the keys and values of those before."""
     decoder, ids_bt = random_decoder(**_ARCHITECTURES[architecture]), random_ids(2, 20, 97)
     with tempfile.TemporaryDirectory() as temporary:
-        save_onnx(decoder_graph(decoder), Path(temporary) / "model.onnx")
+        save_onnx(decoder_graph(decoder, answering=answering), Path(temporary) / "model.onnx")
         peer = OnnxDecoder(Path(temporary) / "model.onnx", threads=1)
     peer.reset(2)
     parts = torch.split(ids_bt, list(pieces), dim=1)
@@ -213,6 +213,18 @@ EQUALITIES: tuple[Equality, ...] = (
         )
         for architecture in _ARCHITECTURES
         for pieces in ((20,), (9, 1, 10))
+    ),
+    *(
+        Equality(
+            component=f"ONNX graph of an edge folder, {architecture}, token by token",
+            reference="onnxruntime",
+            compared="logits, its run of our graph",
+            tolerance=2e-5,
+            reason=_SUMS,
+            difference=partial(_onnx, architecture=architecture, pieces=(1,) * 20, answering=True),
+            also=("onnx",),
+        )
+        for architecture in ("llama", "sliding window")
     ),
     Equality(
         component="ONNX graph of an encoder, pooled",

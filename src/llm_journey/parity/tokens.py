@@ -9,6 +9,7 @@ from pathlib import Path
 from pydoc_data import topics
 from typing import Any
 
+from llm_journey.compression.edge_tokenizer import Tokenizer as EdgeTokenizer
 from llm_journey.parity.differences import num_differing
 from llm_journey.parity.equality import Equality
 from llm_journey.tokenizer import Tokenizer, TokenizerConfig, io
@@ -122,6 +123,17 @@ def _encoding(planted: bool, *, pattern: str) -> float:
     return num_differing(found, expected) + num_differing(
         map(ours.decode, expected), (peer.decode(ids, skip_special_tokens=False) for ids in expected)
     )
+
+
+def _edge(planted: bool, *, pattern: str) -> float:
+    """How many texts the tokenizer of an edge folder, plain Python, encodes otherwise than tokenizers."""
+    from tokenizers import Tokenizer as Peer
+
+    with _saved(trained(pattern)) as folder:
+        peer: Any = Peer.from_file(str(folder / "tokenizer.json"))
+        mine = EdgeTokenizer(folder / "tokenizer.json")
+    found = [mine.encode(text + "\u00a0" * planted) for text in TEXTS]
+    return num_differing(found, [peer.encode(text, add_special_tokens=False).ids for text in TEXTS])
 
 
 def _read(planted: bool) -> float:
@@ -283,6 +295,12 @@ EQUALITIES = (
                 "tokenizers",
                 "how many texts differ, our tokenizer.json",
                 partial(_encoding, pattern=pattern),
+            ),
+            _row(
+                f"tokenizer of an edge folder, {pattern}",
+                "tokenizers",
+                "how many texts differ, our tokenizer.json",
+                partial(_edge, pattern=pattern),
             ),
         )
     ),
