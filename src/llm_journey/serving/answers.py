@@ -6,9 +6,12 @@ waiting (all is said, a stop string, an error, a client that has gone) cancels w
 
 import asyncio
 import queue
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from llm_journey.core.errors import BadInputError, JourneyError
@@ -68,22 +71,47 @@ class _Submission:
             self._served.worker.engine.cancel(request)
 
 
+class _Bell:
+    """Tells an event loop that mailboxes were filled: once for all that are until it hears of it, since a pass fills
+    one for each of its answers, and each call into a loop costs both threads."""
+
+    def __init__(self) -> None:
+        self._rung: list[asyncio.Event] = []
+        self._lock = threading.Lock()
+
+    def ring(self, loop: asyncio.AbstractEventLoop, filled: asyncio.Event) -> None:
+        """From any thread; a loop that has ended is no error, there is nobody to tell."""
+        with self._lock:
+            self._rung.append(filled)
+            if len(self._rung) > 1:
+                return
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._heard)
+
+    def _heard(self) -> None:
+        with self._lock:
+            rung, self._rung = self._rung, []
+        for filled in rung:
+            filled.set()
+
+
+_bells: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell]" = weakref.WeakKeyDictionary()
+
+
 class _Mailbox:
     """From the engine's thread to an event loop; all that has gathered is handed over at once."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._bell = _bells.setdefault(self._loop, _Bell())
         self._items: deque[Event] = deque()
         self._filled = asyncio.Event()
 
     def put(self, item: Event) -> None:
-        """From any thread; a loop that has ended is no error, there is nobody to tell."""
+        """From any thread."""
         self._items.append(item)
         if len(self._items) == 1:
-            try:
-                self._loop.call_soon_threadsafe(self._filled.set)
-            except RuntimeError:
-                return
+            self._bell.ring(self._loop, self._filled)
 
     async def get(self) -> Event:
         """The next item."""

@@ -11,7 +11,6 @@ A route reads its body, makes orders of it (serving.orders), takes places, and w
 
 import asyncio
 import base64
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -21,7 +20,6 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from fastapi import FastAPI, Path, Request, Response
-from pydantic import BaseModel
 
 from llm_journey.core.errors import JourneyError
 from llm_journey.serving.answers import AsyncAnswers
@@ -29,6 +27,7 @@ from llm_journey.serving.chat_route import chat_events, whole_chat
 from llm_journey.serving.completion_route import completion_events, whole_completion
 from llm_journey.serving.config import ServerConfig
 from llm_journey.serving.errors import ApiError, add_handlers, as_api_error, error_body
+from llm_journey.serving.events import DONE, as_data
 from llm_journey.serving.guard import App, Door, Guard
 from llm_journey.serving.logs import facts_of, log_failure
 from llm_journey.serving.metrics import CONTENT_TYPE, Metrics
@@ -287,7 +286,7 @@ class _Answering:
             finally:
                 self._end()
 
-    async def streamed(self, events: Callable[[AsyncAnswers], AsyncIterator[BaseModel]]) -> EventStream:
+    async def streamed(self, events: Callable[[AsyncAnswers], AsyncIterator[bytes]]) -> EventStream:
         """A stream of events. Errors before the first token are responses of their own."""
         places = self._service.places[self._served.name]
         places.take(len(self._orders))
@@ -314,8 +313,8 @@ class _Answering:
         except JourneyError as error:
             raise self._explained(error) from None
 
-    async def _lines(self, events: Callable[[AsyncAnswers], AsyncIterator[BaseModel]]) -> AsyncIterator[bytes]:
-        """Events as bytes. What fails after the first is told in an event of its own, and no [DONE] follows."""
+    async def _lines(self, events: Callable[[AsyncAnswers], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
+        """The events. What fails after the first is told in an event of its own, and no [DONE] follows."""
         waiting = events(self._answers)
         try:
             while True:
@@ -324,12 +323,12 @@ class _Answering:
                     event = await anext(waiting, None)
                 if event is None:
                     break
-                yield b"data: " + event.model_dump_json(exclude_none=True).encode() + b"\n\n"
+                yield event
         except (TimeoutError, JourneyError) as error:
             found = self._too_long() if isinstance(error, TimeoutError) else as_api_error(self._explained(error))
-            yield b"data: " + _json(error_body(found.status, found.message, code=found.code)) + b"\n\n"
+            yield as_data(error_body(found.status, found.message, code=found.code))
         else:
-            yield b"data: [DONE]\n\n"
+            yield DONE
 
     async def _submit(self) -> None:
         prompt_tokens = sum({id(order.ids): len(order.ids) for order in self._orders}.values())
@@ -407,7 +406,3 @@ def _shutting_down() -> ApiError:
 def _no_model(name: str, known: Any, what: str) -> ApiError:
     listed = ", ".join(known) or "none"
     return ApiError(404, f"no model {name[:80]!r} {what}; there is: {listed}", code="model_not_found", param="model")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()

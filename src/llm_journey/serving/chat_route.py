@@ -1,11 +1,12 @@
 """POST /v1/chat/completions: orders in, one answer or a stream of events out."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from llm_journey.client.protocol import ChatDelta, ToolCall
 from llm_journey.generation.engine import Token
 from llm_journey.serving.answers import AsyncAnswers
+from llm_journey.serving.events import as_event, text_frame
 from llm_journey.serving.orders import ChatOrders
 from llm_journey.serving.requests import ChatRequest
 from llm_journey.serving.responses import (
@@ -67,25 +68,32 @@ async def chat_events(
     answer_id: str,
     created: int,
     model: str,
-) -> AsyncIterator[ChatEvent]:
+) -> AsyncIterator[bytes]:
     """The answer's events: first each answer's role, then what comes, then the counts where they were asked for."""
     readers = [wanted.reader() for _ in wanted.orders]
 
     def event(choices: list[ChatChoiceDelta], usage: UsageAnswer | None = None) -> ChatEvent:
         return ChatEvent(id=answer_id, created=created, model=model, choices=choices, usage=usage)
 
+    def frame(index: int) -> Callable[[str], bytes]:
+        return text_frame(lambda text: event([ChatChoiceDelta(index=index, delta=MessageDelta(content=text))]))
+
+    frames = [frame(index) for index in range(len(readers))]
     for index in range(len(readers)):
-        yield event([ChatChoiceDelta(index=index, delta=MessageDelta(role="assistant", content=""))])
+        yield as_event(event([ChatChoiceDelta(index=index, delta=MessageDelta(role="assistant", content=""))]))
     async for piece in answers:
         order = wanted.orders[piece.index]
         logprobs = _logprobs(tokenizer, piece.tokens) if order.logprobs is not None and piece.tokens else None
         for delta in read_piece(readers[piece.index], piece.text, piece.ended):
             if delta == ChatDelta() and logprobs is None:
                 continue
-            yield event([_choice_delta(piece.index, delta, logprobs)])
+            if logprobs is None and delta.tool_call is None and delta.finish_reason is None:
+                yield frames[piece.index](delta.text)
+                continue
+            yield as_event(event([_choice_delta(piece.index, delta, logprobs)]))
             logprobs = None
     if request.wants_usage:
-        yield event([], usage_of(len(wanted.orders[0].ids), answers.num_tokens))
+        yield as_event(event([], usage_of(len(wanted.orders[0].ids), answers.num_tokens)))
 
 
 def usage_of(prompt_tokens: int, new_tokens: int) -> UsageAnswer:

@@ -1,11 +1,12 @@
 """POST /v1/completions: plain continuations, in OpenAI's older shape."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from llm_journey.generation.engine import Token
 from llm_journey.serving.answers import AsyncAnswers
 from llm_journey.serving.chat_route import spelling, usage_of
+from llm_journey.serving.events import as_event, text_frame
 from llm_journey.serving.orders import Order
 from llm_journey.serving.requests import CompletionRequest
 from llm_journey.serving.responses import CompletionAnswer, CompletionChoice, CompletionLogprobs, UsageAnswer
@@ -44,23 +45,30 @@ async def completion_events(
     answer_id: str,
     created: int,
     model: str,
-) -> AsyncIterator[CompletionAnswer]:
+) -> AsyncIterator[bytes]:
     """The answer's events, then the counts where they were asked for."""
     offsets = [0] * len(orders)
 
     def event(choices: list[CompletionChoice], usage: UsageAnswer | None = None) -> CompletionAnswer:
         return CompletionAnswer(id=answer_id, created=created, model=model, choices=choices, usage=usage)
 
+    def frame(index: int) -> Callable[[str], bytes]:
+        return text_frame(lambda text: event([CompletionChoice(index=index, text=text, finish_reason=None)]))
+
+    frames = [frame(index) for index in range(len(orders))]
     async for piece in answers:
         wanted = orders[piece.index].logprobs is not None and piece.tokens
-        if piece.text or wanted or piece.ended:
+        if piece.text and not wanted and not piece.ended:
+            yield frames[piece.index](piece.text)
+        elif piece.text or wanted or piece.ended:
             logprobs = _logprobs(tokenizer, piece.tokens, offsets[piece.index]) if wanted else None
             reason: Any = piece.ended
             choice = CompletionChoice(index=piece.index, text=piece.text, logprobs=logprobs, finish_reason=reason)
-            yield event([choice])
-        offsets[piece.index] += sum(len(_text(tokenizer, token.id)) for token in piece.tokens)
+            yield as_event(event([choice]))
+        if wanted:
+            offsets[piece.index] += sum(len(_text(tokenizer, token.id)) for token in piece.tokens)
     if request.wants_usage:
-        yield event([], _usage(orders, answers))
+        yield as_event(event([], _usage(orders, answers)))
 
 
 def _usage(orders: Sequence[Order], answers: AsyncAnswers) -> UsageAnswer:
