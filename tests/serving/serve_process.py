@@ -109,7 +109,9 @@ def closed(connection: socket.socket, seconds: float) -> bool:
 
 def still_open(connection: socket.socket) -> bool:
     """Whether a connection that nothing has been said on is open."""
-    readable, _, _ = select.select([connection], [], [], 0)
+    watched = select.poll()  # select() knows no file numbers from 1,024 on
+    watched.register(connection, select.POLLIN)
+    readable = watched.poll(0)
     return not readable
 
 
