@@ -123,7 +123,9 @@ def save_small_model(folder: Path) -> Path:
 
 
 @contextmanager
-def served(folder: Path, *limits: str, warm: int = 24) -> Iterator[Served]:
+def served(
+    folder: Path, *limits: str, warm: int = 24, precision: str = "auto", environment: dict[str, str] | None = None
+) -> Iterator[Served]:
     """`journey serve` over a model folder; after the block, whatever is still open, SIGTERM must end it within five
     seconds and with exit code 0.
 
@@ -132,7 +134,8 @@ def served(folder: Path, *limits: str, warm: int = 24) -> Iterator[Served]:
     """
     settings = [part for limit in limits for part in ("--set", limit)]
     command = [sys.executable, "-m", "llm_journey", "serve", str(folder), "--port", "0", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += ["--precision", precision]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | (environment or {})
     log = folder.parent / "log.jsonl"
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)

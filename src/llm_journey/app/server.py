@@ -42,6 +42,7 @@ def serve_models(
     """
     check_installed()
     from llm_journey.serving.config import ServerConfig
+    from llm_journey.serving.footprint import bound_caches, give_back_free_memory
     from llm_journey.serving.guard import Door, read_keys
     from llm_journey.serving.logs import start_logging
     from llm_journey.serving.run import bind, serve
@@ -50,6 +51,7 @@ def serve_models(
     keys = read_keys(key_file) if key_file is not None else []
     door = Door(host, keys, more_hosts=more_hosts)
     listening = bind(host, port)
+    bound_caches()
     try:
         service = _on_passing_thread(
             lambda: make_service(names, config=config, precision=precision, compile=compile, log_prompts=log_prompts)
@@ -57,6 +59,7 @@ def serve_models(
     except BaseException:
         listening.close()
         raise
+    give_back_free_memory()
     start_logging()
     shown = f"[{host}]" if ":" in host else host
     serve(service, door, listening, on_start=lambda: on_start(f"http://{shown}:{listening.getsockname()[1]}", service))
