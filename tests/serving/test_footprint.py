@@ -1,6 +1,5 @@
 """A served model's memory does not grow with what is asked of it."""
 
-import json
 import random
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def test_prompts_of_hundreds_of_lengths(tmp_path: Path, precision: str) -> None:
         def ask(length: int) -> None:
             prompt = [draw.randrange(300) for _ in range(length)]
             body = {"model": NAME, "prompt": prompt, "max_tokens": 1}
-            answer = client.post(f"{server.url}/v1/completions", content=json.dumps(body))
+            answer = client.post(f"{server.url}/v1/completions", json=body)
             assert answer.status_code == 200 and answer.json()["usage"]["prompt_tokens"] == length
 
         for length in lengths[:50]:
