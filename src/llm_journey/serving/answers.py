@@ -21,7 +21,7 @@ from llm_journey.serving.orders import Order
 from llm_journey.serving.served import ServedModel
 from llm_journey.serving.writing import Piece, Writer
 
-Event = tuple[int, Token | FinishReason | JourneyError]
+Event = tuple[int, Token | FinishReason | JourneyError | TimeoutError]
 
 
 class _Submission:
@@ -142,13 +142,14 @@ class AsyncAnswers:
         await asyncio.wrap_future(self._served.worker.post(self._submission.submit))
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        """The pieces of all answers, as they come. Raises JourneyError where the engine ends one by itself."""
+        """The pieces of all answers, as they come. Raises JourneyError where the engine ends one by itself, and
+        TimeoutError behind what had come before `expire`."""
         waiting = len(self._writers)
         while waiting:
             index, event = await self._mailbox.get()
             if self.first_token_seconds is None:
                 self.first_token_seconds = time.monotonic() - self._began
-            if isinstance(event, JourneyError):
+            if isinstance(event, JourneyError | TimeoutError):
                 raise event
             piece = self._writers[index].read(event)
             if piece is None:
@@ -159,6 +160,10 @@ class AsyncAnswers:
                 if isinstance(event, Token):  # a stop string; the engine does not know of it
                     self._submission.cancel(index)
             yield piece
+
+    def expire(self) -> None:
+        """The time is up. One timer a request: one for each token that is waited for would cost as much as its text."""
+        self._mailbox.put((0, TimeoutError()))
 
     @property
     def unfinished(self) -> bool:
@@ -180,7 +185,7 @@ def pieces(served: ServedModel, orders: Sequence[Order]) -> Iterator[Piece]:
     try:
         while any(writer.ended is None for writer in writers):
             index, event = mailbox.get()
-            if isinstance(event, JourneyError):
+            if isinstance(event, JourneyError | TimeoutError):
                 raise event
             piece = writers[index].read(event)
             if piece is None:

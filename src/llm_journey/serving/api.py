@@ -300,12 +300,11 @@ class _Answering:
         except BaseException:
             end()
             raise
-        seconds = self._service.config.read_seconds
-        return EventStream(self._lines(events), send_seconds=seconds, on_end=end)
+        return EventStream(self._lines(events), on_end=end)
 
     async def _read(self, read: Callable[[AsyncAnswers], Awaitable[T]]) -> T:
         try:
-            async with self._timeout():
+            async with asyncio.timeout(max(0.0, self._deadline - time.monotonic())):
                 await self._submit()
                 return await read(self._answers)
         except TimeoutError:
@@ -315,20 +314,18 @@ class _Answering:
 
     async def _lines(self, events: Callable[[AsyncAnswers], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
         """The events. What fails after the first is told in an event of its own, and no [DONE] follows."""
-        waiting = events(self._answers)
+        left = max(0.0, self._deadline - time.monotonic())
+        timer = asyncio.get_running_loop().call_later(left, self._answers.expire)
         try:
-            while True:
-                # The deadline holds while the next event is waited for, not while the client takes the last one.
-                async with self._timeout():
-                    event = await anext(waiting, None)
-                if event is None:
-                    break
+            async for event in events(self._answers):
                 yield event
         except (TimeoutError, JourneyError) as error:
             found = self._too_long() if isinstance(error, TimeoutError) else as_api_error(self._explained(error))
             yield as_data(error_body(found.status, found.message, code=found.code))
         else:
             yield DONE
+        finally:
+            timer.cancel()
 
     async def _submit(self) -> None:
         prompt_tokens = sum({id(order.ids): len(order.ids) for order in self._orders}.values())
@@ -348,9 +345,6 @@ class _Answering:
         if answers.first_token_seconds is not None:
             facts["first_token_seconds"] = round(answers.first_token_seconds, 4)
             metrics.first_token.labels(name).observe(answers.first_token_seconds)
-
-    def _timeout(self) -> asyncio.Timeout:
-        return asyncio.timeout(max(0.0, self._deadline - time.monotonic()))
 
     def _too_long(self) -> ApiError:
         seconds = self._service.config.request_seconds

@@ -1,7 +1,6 @@
 """One connection's patience: a header that does not come, and an answer that nobody takes, end it.
 
-uvicorn waits without end for both. A body's pace is the guard's (serving.guard), a stream's events are the
-EventStream's (serving.waiting); what is left is what lies in the connection's buffer when nothing more is written.
+uvicorn waits without end for both. A body's pace is the guard's (serving.guard).
 """
 
 import asyncio
@@ -25,8 +24,7 @@ def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting_for_header()
-            if self._unsent_timer is not None:
-                self._unsent_timer.cancel()
+            self._stop_watching_unsent()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -34,6 +32,8 @@ def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
             answering = self.cycle is not None and not self.cycle.response_complete
             if answering:
                 self._stop_waiting_for_header()
+                if not self.flow.write_paused:  # what the last answer left unsent will be written behind
+                    self._stop_watching_unsent()
             elif self._header_timer is None and not self.transport.is_closing():
                 self._header_timer = self.loop.call_later(seconds, self._give_up)
 
@@ -44,6 +44,11 @@ def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
         def pause_writing(self) -> None:
             super().pause_writing()
             self._watch_unsent()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self.cycle is not None and not self.cycle.response_complete:  # more will be written
+                self._stop_watching_unsent()
 
         def _stop_waiting_for_header(self) -> None:
             if self._header_timer is not None:
@@ -57,17 +62,20 @@ def patient_protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def _watch_unsent(self) -> None:
             """While something is unsent and nothing more is written, so that it can only become less."""
+            self._stop_watching_unsent()
             self._unsent = self.transport.get_write_buffer_size()
-            if self._unsent and self._unsent_timer is None:
+            if self._unsent:
                 self._unsent_timer = self.loop.call_later(seconds, self._check_unsent)
 
+        def _stop_watching_unsent(self) -> None:
+            if self._unsent_timer is not None:
+                self._unsent_timer.cancel()
+                self._unsent_timer = None
+
         def _check_unsent(self) -> None:
-            self._unsent_timer = None
             before = self._unsent
-            answering = self.cycle is not None and not self.cycle.response_complete
-            if self.flow.write_paused or not answering or self.transport.is_closing():
-                self._watch_unsent()
-                if self._unsent and self._unsent > before - _MIN_BYTES_PER_SECOND * seconds:
-                    self.transport.abort()
+            self._watch_unsent()
+            if self._unsent and self._unsent > before - _MIN_BYTES_PER_SECOND * seconds:
+                self.transport.abort()
 
     return Patient

@@ -41,9 +41,13 @@ class ServedModel:
         special = self.tokenizer.special_tokens
         return frozenset(token for name, token in special.items() if name not in self.tokenizer.visible_tokens)
 
+    @cached_property
+    def _num_tokens(self) -> int:
+        return self.tokenizer.vocab_size
+
     def text_bytes(self, token: int) -> bytes:
         """What a token adds to a text: nothing where it is special, or a row of the model without a token."""
-        known = token < self.tokenizer.vocab_size and token not in self.hidden_ids
+        known = token < self._num_tokens and token not in self.hidden_ids
         return self.tokenizer.id_to_bytes(token) if known else b""
 
     @cached_property

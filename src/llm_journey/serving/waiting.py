@@ -75,21 +75,21 @@ async def _leaves(receive: _Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events. A client that leaves, or takes longer than `send_seconds` to take an event, ends `events`;
-    `on_end` is called in any case, once."""
+    """Server-sent events. A client that leaves, or that takes nothing more (serving.connections ends it then), ends
+    `events`; `on_end` is called in any case, once."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], *, send_seconds: float, on_end: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], *, on_end: Callable[[], None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._send_seconds, self._on_end = events, send_seconds, on_end
+        self._events, self._on_end = events, on_end
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:  # noqa: ARG002 - ASGI's three arguments
         """Send them."""
         try:
             await while_wanted(self._send(send), receive)
-        except (ClientGone, TimeoutError):
+        except ClientGone:
             return
         finally:
             self._on_end()
@@ -97,6 +97,5 @@ class EventStream(Response):
     async def _send(self, send: _Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._events:
-            async with asyncio.timeout(self._send_seconds):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
