@@ -28,19 +28,21 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is missing: pip install numpy onnxruntime")
 
 FOLDER = Path(__file__).resolve().parent
-BLOCK = 256  # positions by which a buffer grows; no fewer than are read at once
 
 
 class Model:
-    """The graph; the ids of what was said so far; keys and values of those read, in buffers that grow (1, _, K, E)."""
+    """The graph; the ids of what was said so far; the keys and values of those that it has read, (1, positions, K, E).
 
-    def __init__(self, path: Path, chunk: int, threads: int) -> None:
+    Room for a whole context is asked for at once; the system gives it as it is filled.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any], threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         past = [item for item in self.session.get_inputs() if item.name.startswith("past_key_values.")]
-        self.past = {item.name: np.zeros((1, 0, *item.shape[2:]), np.float32) for item in past}
-        self.chunk = chunk
+        self.past = {item.name: np.zeros((1, facts["context"], *item.shape[2:]), np.float32) for item in past}
+        self.chunk = facts["chunk"]
         self.forget()
 
     def forget(self) -> None:
@@ -53,14 +55,11 @@ class Model:
         while self.length < len(self.ids):
             row = np.array([self.ids[self.length : self.length + self.chunk]], np.int64)
             start, stop = self.length, self.length + row.shape[1]
-            mask, places = np.ones((1, stop), np.int64), np.arange(start, stop)[None]
-            feeds = {"input_ids": row, "attention_mask": mask, "position_ids": places}
-            logits, *new = self.session.run(None, feeds | {name: kept[:, :start] for name, kept in self.past.items()})
-            for name, values in zip(self.past, new, strict=True):
-                if stop > self.past[name].shape[1]:
-                    room = np.zeros((1, BLOCK, *values.shape[2:]), np.float32)
-                    self.past[name] = np.concatenate((self.past[name], room), axis=1)
-                self.past[name][:, start:stop] = values
+            feeds = {name: kept[:, :start] for name, kept in self.past.items()} | {"input_ids": row}
+            feeds |= {"attention_mask": np.ones((1, stop), np.int64), "position_ids": np.arange(start, stop)[None]}
+            logits, *new = self.session.run(None, feeds)
+            for kept, values in zip(self.past.values(), new, strict=True):
+                kept[:, start:stop] = values
             self.length = stop
         return logits[0, -1]
 
@@ -115,7 +114,7 @@ def main() -> int:
     frame = facts["plain" if given.plain else "chat"]
     tokenizer, random = Tokenizer(FOLDER / "tokenizer.json"), np.random.default_rng(given.seed)
     try:
-        model = Model(FOLDER / "model.onnx", facts["chunk"], given.threads)
+        model = Model(FOLDER / "model.onnx", facts, given.threads)
     except Exception as error:  # onnxruntime's have no type in common
         sys.exit(f"model.onnx cannot be opened, is the folder whole? {error}")
     for text in lines() if given.text is None else [given.text]:
