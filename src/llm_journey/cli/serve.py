@@ -49,7 +49,7 @@ def serve(
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="Steps compiled for this machine, once (half a minute, a C++ compiler): nearly twice as fast.",
+            help="Steps compiled for this machine, once (half a minute, a C++ compiler): faster from then on.",
             show_default="where compiled before",
         ),
     ] = None,
