@@ -8,7 +8,7 @@ import torch
 from engines import FAMILIES, GREEDY, engine, new_ids, run
 
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.generation import compiled
+from llm_journey.generation import compiled, machine_code
 from llm_journey.generation.blocks import BlockPool
 from llm_journey.generation.compiled import CompiledLayers, CompiledTail, DecodeLayer, Tail
 from llm_journey.generation.engine import Engine, EngineConfig
@@ -28,20 +28,34 @@ WIDE: dict[str, Any] = {
 PROMPTS = [random_ids(1, length, 97, seed=length)[0].tolist() for length in (19, 3, 11)]
 
 
+class InPython:
+    """Stands for machine_code.Function: the same calls of a module as it is written."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+
+    def in_turn(self, own: Any) -> Any:
+        def call(x: torch.Tensor, *shared: torch.Tensor) -> torch.Tensor:
+            for tensors in own:
+                # A layer takes its keys and values apart from its weights.
+                given = (tensors[0], tuple(tensors[1:])) if shared else (tuple(tensors),)
+                x = self.module(x, *shared, *given)
+            return x
+
+        return call
+
+
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step runs as the Python that it is written in."""
 
     def take(self: CompiledLayers, config: Any, layers: Any, num_rows: int) -> None:
-        self._tensors = [tuple(tensor for part in layer.each() for tensor in part.tensors) for layer in layers]
+        self._tensors = [[tensor for part in layer.each() for tensor in part.tensors] for layer in layers]
         self._no_rotation = torch.zeros(1, 1, 2 * config.head_width)
-        layer = DecodeLayer(config, layers[0])
-        self._run = lambda inputs: [layer(*inputs[:6], inputs[6:])]
+        self._step, self._bound = InPython(DecodeLayer(config, layers[0])), None
 
     def take_tail(self: CompiledTail, norm: Any, head: Any) -> None:
-        self._tensors = [*norm.tensors, *head.tensors]
-        tail = Tail(norm, head)
-        self._run = lambda inputs: [tail(inputs[0], tuple(inputs[1:]))]
+        self._step = InPython(Tail(norm, head)).in_turn([(*norm.tensors, *head.tensors)])
 
     monkeypatch.setattr(CompiledLayers, "__init__", take)
     monkeypatch.setattr(CompiledTail, "__init__", take_tail)
@@ -89,7 +103,7 @@ def test_the_step_in_few_bits_stays_as_near_as_the_eager_runner(weights: Any) ->
 
 @pytest.mark.parametrize("weights", [pytest.param("float32", marks=pytest.mark.full), "int8"])
 def test_compiled_answers_are_the_eager_ones(weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if compiled.find_compiler() is None:
+    if machine_code.find_compiler() is None:
         pytest.skip("no C++ compiler here")
     monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
     decoder = random_decoder(scale=0.1, bias=True, **WIDE)
@@ -119,7 +133,7 @@ def test_an_engine_with_compiled_steps_answers_as_without() -> None:
 
 def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "find_compiler", lambda: None)
+    monkeypatch.setattr(machine_code, "find_compiler", lambda: None)
     runner = Runner(random_decoder())
     assert not runner.use_kept()
     with pytest.raises(JourneyError, match="C\\+\\+ compiler"):
@@ -128,7 +142,7 @@ def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pyte
 
 def test_a_damaged_file_is_removed_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNEY_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("a file is there"))
+    monkeypatch.setattr(compiled, "compile_to", lambda *_: pytest.fail("a file is there"))
     file = tmp_path / "kept.pt2"
     monkeypatch.setattr(compiled, "kept_layers", lambda *_: file)
     file.write_bytes(b"half a file")

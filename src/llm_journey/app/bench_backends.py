@@ -245,7 +245,7 @@ def lacking(kind: Kind) -> str:
     """What this machine lacks for a backend; "" where it lacks nothing."""
     for name in kind.needs:
         if name == "C++ compiler":
-            from llm_journey.generation.compiled import find_compiler
+            from llm_journey.generation.machine_code import find_compiler
 
             if find_compiler() is None:
                 return "no C++ compiler here"

@@ -12,16 +12,9 @@ Legend: N sequences, D width, H heads, K key-value heads, J = 2 K, G = H / K, E 
 P positions of the pool, C = 2 E.
 """
 
-import contextlib
 import hashlib
-import inspect
 import json
-import logging
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import llm_journey.quantization.products as products_module
-from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.errors import BadInputError
 from llm_journey.core.paths import cache_dir
+from llm_journey.generation.machine_code import Function, InTurn, compile_to
 from llm_journey.generation.paged_cache import PagedCache
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.mlp import ACTIVATIONS
@@ -203,32 +196,31 @@ class CompiledLayers:
         path = kept_layers(config, layers[0], num_rows)
         if not path.exists():
             example, shapes = _layer_example(config, self._tensors[0], num_rows)
-            _compile(DecodeLayer(config, layers[0]), example, shapes, path)
-        self._run = _load(path)
+            compile_to(path, DecodeLayer(config, layers[0]), example, shapes)
+        self._step = Function(path)
+        self._bound: tuple[PagedCache, InTurn] | None = None
 
     def __call__(self, x_nd: Tensor, rotary_n1c: Tensor | None, slots: Slots, cache: PagedCache) -> Tensor:
         if rotary_n1c is None:
             rotary_n1c = self._no_rotation.expand(len(x_nd), -1, -1)
-        places = [slots.write_n, slots.read_ns, slots.hidden_ns]
-        for index, tensors in enumerate(self._tensors):
-            (x_nd,) = self._run([x_nd, rotary_n1c, *places, cache.layer(index), *tensors])
-        return x_nd
+        if self._bound is None or self._bound[0] is not cache:
+            own = [[cache.layer(index), *tensors] for index, tensors in enumerate(self._tensors)]
+            self._bound = cache, self._step.in_turn(own)
+        return self._bound[1](x_nd, rotary_n1c, slots.write_n, slots.read_ns, slots.hidden_ns)
 
 
 class CompiledTail:
     """The last norm and the head of one row, compiled."""
 
     def __init__(self, norm: Part, head: Part) -> None:
-        self._tensors = [*norm.tensors, *head.tensors]
-        path = kept_tail(norm, head)
+        tensors, path = (*norm.tensors, *head.tensors), kept_tail(norm, head)
         if not path.exists():
-            example = (torch.zeros(1, norm.tensors[0].shape[0]), tuple(self._tensors))
-            _compile(Tail(norm, head), example, None, path)
-        self._run = _load(path)
+            example = (torch.zeros(1, norm.tensors[0].shape[0]), tensors)
+            compile_to(path, Tail(norm, head), example, None)
+        self._step = Function(path).in_turn([tensors])
 
     def __call__(self, x_1d: Tensor) -> Tensor:
-        (logits_1v,) = self._run([x_1d, *self._tensors])
-        return logits_1v
+        return self._step(x_1d)
 
 
 def kept_layers(config: TransformerConfig, layer: LayerParts, num_rows: int) -> Path:
@@ -247,12 +239,6 @@ def kept_folder() -> Path:
     return cache_dir() / "compiled"
 
 
-def find_compiler() -> str | None:
-    """The C++ compiler that AOTInductor would call, if there is one."""
-    wanted = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return next((found for name in wanted if name and (found := shutil.which(name))), None)
-
-
 def _form(parts: Sequence[Part]) -> Any:
     return tuple(
         (part.kind, tuple((str(tensor.dtype), tuple(tensor.shape), tensor.stride()) for tensor in part.tensors))
@@ -262,7 +248,9 @@ def _form(parts: Sequence[Part]) -> Any:
 
 def _kept_file(*facts: Any) -> Path:
     """Named by everything that machine code depends on: those facts, this code, PyTorch, the processor."""
-    code = [inspect.getsource(module) for module in (sys.modules[__name__], products_module)]
+    here = Path(__file__).parent
+    files = [Path(__file__), here / "machine_code.py", here / "in_turn.cpp", here.parent / "quantization/products.py"]
+    code = [file.read_text("utf-8") for file in files]
     everything = [facts, code, torch.__version__, torch.cpu.get_capabilities()]
     key = hashlib.sha256(json.dumps(everything, default=str, sort_keys=True).encode()).hexdigest()[:32]
     return kept_folder() / f"{facts[0]}-{key}.pt2"
@@ -280,51 +268,3 @@ def _layer_example(config: TransformerConfig, tensors: Sequence[Tensor], num_row
     p = {0: dim("pool", min=2, max=2**31 - 1)}
     example = (x_nd, rotary_n1c, slots.write_n, slots.read_ns, slots.hidden_ns, table_pje, tuple(tensors))
     return example, (n, n, n, ns, ns, p, tuple({} for _ in tensors))
-
-
-def _compile(module: nn.Module, example: tuple[Any, ...], shapes: Any, path: Path) -> None:
-    if find_compiler() is None:
-        raise JourneyError("compiling needs a C++ compiler (g++ or clang++), and none was found; go on without it")
-    from torch._inductor import aoti_compile_and_package
-    from torch._inductor.utils import fresh_cache
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".compile.", suffix=".tmp", dir=path.parent) as folder, _quietly():
-        file = Path(folder) / "step.pt2"
-        # Any number of threads: the loops ask OpenMP, and are not written for the number of this moment.
-        options = {"cpp.threads": -1}
-        try:
-            with torch.no_grad(), fresh_cache(dir=folder):
-                program = torch.export.export(module, example, dynamic_shapes=shapes)
-                aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
-        except Exception as error:  # whatever a compiler may say
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-            raise JourneyError(f"the decoding step could not be compiled: {reason}") from error
-        file.replace(path)
-
-
-def _load(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
-    """What torch._inductor.aoti_load_package does, without the import of the whole compiler."""
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader
-    try:
-        run: Callable[[list[Tensor]], list[Tensor]] = loader(str(path), "model", False, 1, -1).boxed_run
-    except RuntimeError as error:
-        path.unlink(missing_ok=True)
-        raise JourneyError(f"{path} is damaged, and was removed; compile again") from error
-    return run
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The compiler's notes are about its own insides."""
-    import warnings
-
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
