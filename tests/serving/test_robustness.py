@@ -224,7 +224,7 @@ def test_a_reader_that_does_not_read_is_let_go(tight: Running) -> None:
 
 
 def test_an_answer_that_takes_too_long_is_ended() -> None:
-    with running(limits={"request_seconds": 0.15}, context=4096) as server:
+    with running(limits={"request_seconds": 0.15}, context=4096) as server, slow_passes(server, 0.002):
         whole = httpx.post(f"{server.url}/v1/completions", json=endless())
         assert (whole.status_code, whole.json()["error"]["code"]) == (504, "timeout")
         with httpx.stream("POST", f"{server.url}/v1/completions", json=endless(stream=True)) as response:

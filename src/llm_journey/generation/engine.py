@@ -87,6 +87,11 @@ class Request:
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the model's likeliest token is its next one, whatever else is known of it."""
+        return self.config.likeliest and self.constraint is None and self.logprobs is None
+
 
 class Engine:
     """A runner, its cache and its scheduler."""
@@ -189,20 +194,26 @@ class Engine:
 
     @torch.inference_mode()
     def _choose(self, planned: Sequence[Planned], logits_rv: Tensor) -> None:
+        likeliest: list[int] = []
+        if any(self._requests[each.sequence].takes_likeliest for each in planned):
+            likeliest = logits_rv.argmax(-1).tolist()
         first = 0
         for each in planned:
-            rows_rv = logits_rv[first : first + 1 + len(each.sequence.guesses)]
-            first += len(rows_rv)
+            rows = slice(first, first + 1 + len(each.sequence.guesses))
+            first = rows.stop
             if each.sequence.num_waiting == 0:  # else a piece of a prompt, whose end is still to be read
-                self._answer(self._requests[each.sequence], rows_rv)
+                self._answer(self._requests[each.sequence], logits_rv[rows], likeliest[rows])
 
-    def _answer(self, request: Request, logits_rv: Tensor) -> None:
+    def _answer(self, request: Request, logits_rv: Tensor, likeliest: Sequence[int]) -> None:
         """A token for each row, as long as what was guessed is what comes."""
         guesses, request.sequence.guesses = request.sequence.guesses, []
         request.num_guessed += len(guesses)
         for row, logits_v in enumerate(logits_rv):
             try:
-                token = choose(request, logits_v, row if row < len(guesses) else None)
+                if request.takes_likeliest:
+                    token = Token(likeliest[row])
+                else:
+                    token = choose(request, logits_v, row if row < len(guesses) else None)
                 self._advance(request, token)
             except JourneyError as error:
                 request.error = error

@@ -77,6 +77,12 @@ class SamplingConfig:
         fits = self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS
         _require(fits, f"logprobs must be from 0 to {MAX_LOGPROBS} or null, not {self.logprobs}")
 
+    @property
+    def likeliest(self) -> bool:
+        """Whether the token of the largest logit is taken: greedy, without penalties."""
+        penalised = self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty
+        return self.temperature == 0 and not penalised
+
 
 def penalise_repetition(logits_bv: Tensor, ids_bt: Tensor, penalty: float) -> Tensor:
     """Logits of tokens that already stand in `ids_bt` divided by `penalty` (multiplied where negative).
