@@ -49,7 +49,7 @@ from llm_journey.quantization.products import (
 from llm_journey.quantization.scheme import joined
 
 # PyTorch's kernel on a CPU computes what a causal mask hides too, up to 512 keys of it: queries are given in pieces.
-_QUERIES = 128
+_QUERIES = 64
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 
 
@@ -234,6 +234,8 @@ class Runner:
                 mask = causal_mask(count, seen, self.device)
                 if window is not None:
                     mask = mask & ~causal_mask(count, seen, self.device).tril(seen - count - window)
+                # Added to scores; from booleans each attention would make this anew.
+                mask = torch.zeros(mask.shape, device=self.device).masked_fill_(~mask, -torch.inf)
             write = cache.slots(share.table, share.start, share.stop)
             found.append(
                 _Rows(slice(begin, begin + count), write, cache.slots(share.table, first_seen, share.stop), mask)

@@ -116,7 +116,7 @@ class Int8Product:
         elif self._integers and num_rows <= FEW_ROWS_INTEGERS:
             result_nm = _in_two_parts(x_nk, self._integer_product)
         else:
-            result_nm = F.linear(x_nk.to(self._wide), self.codes_mk.to(self._wide)).float().mul_(self.scale_m)
+            result_nm = F.linear(x_nk.to(self._wide), self.codes_mk.to(self._wide)) * self.scale_m  # float32
         return _add(result_nm, self.bias_m)
 
     def for_compiler(self) -> PureProduct | None:
