@@ -50,6 +50,7 @@ from llm_journey.quantization.scheme import joined
 
 # PyTorch's kernel on a CPU computes what a causal mask hides too, up to 512 keys of it: queries are given in pieces.
 _QUERIES = 64
+_SPARED = 2000  # SmolLM2: a pass of few rows takes 3 ms or more, a position of one sequence 2.3 us
 WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 
 
@@ -124,16 +125,28 @@ class Runner:
 
         Keys and values of every row are put into the cache. Raises JourneyError where logits are not finite.
         """
-        one = [len(share.ids) == 1 for share in shares]
-        if not self._compiled or all(one) or not any(one):
+        groups = self._groups(shares)
+        if len(groups) == 1:
             return self._logits(shares, cache)
-        # Answers take the compiled step also while others' prompts are read: nobody reads what another writes here.
-        apart = [
-            [share for share, is_one in zip(shares, one, strict=True) if is_one is which] for which in (False, True)
-        ]
-        counts = [[len(share.ids) if share.all_logits else 1 for share in some] for some in apart]
-        found = [iter(torch.split(self._logits(some, cache), count)) for some, count in zip(apart, counts, strict=True)]
-        return torch.cat([next(found[is_one]) for is_one in one])
+        # Nobody reads what another writes here, so that they may be computed one after another.
+        found: dict[int, Tensor] = {}
+        for group in groups:
+            counts = [len(shares[index].ids) if shares[index].all_logits else 1 for index in group]
+            logits_rv = self._logits([shares[index] for index in group], cache)
+            found.update(zip(group, torch.split(logits_rv, counts), strict=True))
+        return torch.cat([found[index] for index in range(len(shares))])
+
+    def _groups(self, shares: Sequence[Share]) -> list[list[int]]:
+        """Which shares are computed together: answers take the compiled step also while others' prompts are read, and
+        long texts do not make short ones as long."""
+        if not self._compiled:
+            return [list(range(len(shares)))]
+        groups: list[list[int]] = [[], []]
+        for index, share in enumerate(shares):
+            groups[len(share.ids) == 1].append(index)
+        prompts, answers = groups
+        answers.sort(key=lambda index: shares[index].stop)
+        return [group for group in (prompts, *_by_length(answers, [shares[index].stop for index in answers])) if group]
 
     def _logits(self, shares: Sequence[Share], cache: PagedCache) -> Tensor:
         ids_n = torch.tensor([item for share in shares for item in share.ids], device=self.device)
@@ -342,6 +355,17 @@ def _joined_codes(layers: Sequence[QuantizedLinear]) -> Product:
     if weight is None:
         return JoinedProduct([make_product(layer.quantized, layer.bias) for layer in layers])
     return make_product(weight, torch.cat(biases) if biases else None)
+
+
+def _by_length(items: list[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Items of ascending lengths in groups, each of which is computed as if all were as long as its longest. A group
+    of its own costs one more reading of the weights, about as much as `_SPARED` positions."""
+    if len(items) < 2:
+        return [items]
+    spared, cut = max((cut * (lengths[-1] - lengths[cut - 1]), cut) for cut in range(1, len(items)))
+    if spared < _SPARED:
+        return [items]
+    return [*_by_length(items[:cut], lengths[:cut]), *_by_length(items[cut:], lengths[cut:])]
 
 
 def _rotate(x_nhe: Tensor, cos_n1e: Tensor, sin_n1e: Tensor) -> None:
