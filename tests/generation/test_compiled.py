@@ -1,19 +1,24 @@
 """A compiled decoding step computes what the eager one does: as a function for all families, compiled for some."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engines import FAMILIES, GREEDY, engine, new_ids, run
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation import compiled, machine_code
+from llm_journey.generation import runner as runner_module
 from llm_journey.generation.blocks import BlockPool
 from llm_journey.generation.compiled import CompiledLayers, CompiledTail, DecodeLayer, Tail
 from llm_journey.generation.engine import Engine, EngineConfig
 from llm_journey.generation.paged_cache import PagedCache
-from llm_journey.generation.runner import Runner, Share
+from llm_journey.generation.runner import Runner, Share, _by_length
 from llm_journey.model.decoder import Decoder
 from llm_journey.parity.random_models import random_decoder, random_ids
 
@@ -129,6 +134,66 @@ def test_an_engine_with_compiled_steps_answers_as_without() -> None:
         run(an_engine)
         answers.append([new_ids(request) for request in requests])
     assert answers[0] == answers[1]
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_texts_of_unlike_lengths_are_computed_in_groups_and_answer_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "_SPARED", 10)
+    decoder = random_decoder(**FAMILIES["llama"])
+    runner = Runner(decoder)
+    runner.compile(several=True)
+    rows: list[int] = []
+    inner = runner._logits
+    monkeypatch.setattr(runner, "_logits", lambda shares, cache: rows.append(len(shares)) or inner(shares, cache))
+    answers = []
+    for an_engine in (engine(decoder), Engine(runner, EngineConfig(block_size=4))):
+        requests = [an_engine.submit(ids, GREEDY) for ids in PROMPTS]
+        run(an_engine)
+        answers.append([new_ids(request) for request in requests])
+    assert answers[0] == answers[1]
+    assert rows[:3] == [3, 2, 1]  # the prompts, then 3 and 11 tokens together, and 19 alone
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=40).map(sorted))
+def test_groups_by_length_waste_little(lengths: list[int]) -> None:
+    groups = _by_length(list(range(len(lengths))), lengths)
+    assert [item for group in groups for item in group] == list(range(len(lengths)))
+    for group in groups:
+        longest = lengths[group[-1]]
+        for cut in range(1, len(group)):
+            assert cut * (longest - lengths[group[cut - 1]]) < runner_module._SPARED
+
+
+@pytest.mark.full
+def test_other_threads_run_while_compiled_code_does(tmp_path: Path) -> None:
+    """An event loop in the same process would else wait for each layer."""
+    if machine_code.find_compiler() is None:
+        pytest.skip("no C++ compiler here")
+
+    class Long(torch.nn.Module):
+        def forward(self, x: torch.Tensor, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            for _ in range(20):
+                x = torch.tanh(x @ tensors[0])
+            return x
+
+    example = (torch.randn(64, 1024), (torch.randn(1024, 1024),))
+    machine_code.compile_to(tmp_path / "long.pt2", Long(), example, None)
+    step = machine_code.Function(tmp_path / "long.pt2").in_turn([example[1]] * 10)
+    ticks: list[float] = []
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(0.001):
+            ticks.append(time.perf_counter())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    began = time.perf_counter()
+    step(example[0])
+    seconds = time.perf_counter() - began
+    ended.set()
+    thread.join()
+    assert sum(began < when < began + seconds for when in ticks) > 5
 
 
 def test_without_a_compiler_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
