@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llm_journey.serving.served import ServedEmbedder, ServedModel
 
 T = TypeVar("T")
+_GIVE_BACK_SECONDS = 10.0
 
 
 def serve_models(
@@ -42,7 +43,7 @@ def serve_models(
     """
     check_installed()
     from llm_journey.serving.config import ServerConfig
-    from llm_journey.serving.footprint import bound_caches, give_back_free_memory
+    from llm_journey.serving.footprint import bound_caches, give_back_free_memory, given_back_every
     from llm_journey.serving.guard import Door, read_keys
     from llm_journey.serving.logs import start_logging
     from llm_journey.serving.run import bind, serve
@@ -62,7 +63,9 @@ def serve_models(
     give_back_free_memory()
     start_logging()
     shown = f"[{host}]" if ":" in host else host
-    serve(service, door, listening, on_start=lambda: on_start(f"http://{shown}:{listening.getsockname()[1]}", service))
+    address = f"http://{shown}:{listening.getsockname()[1]}"
+    with given_back_every(_GIVE_BACK_SECONDS):
+        serve(service, door, listening, on_start=lambda: on_start(address, service))
 
 
 def _on_passing_thread(work: Callable[[], T]) -> T:

@@ -7,10 +7,12 @@ taken at all, and what a hostile one may cost. Special tokens never stand inside
 the grammar may end.
 
 JSON is written with at most one space between its parts, so that no model loses itself in white space. Where it is
-known how many tokens an answer may have, the last quarter of them is for coming to an end: of what the grammar allows,
-only what closes strings, lists and objects (and what opens none, where nothing can be closed) is left.
+known how many tokens an answer may have, the last quarter of them is for coming to an end (more, where halfway through
+more is missing): of what the grammar allows, only what closes strings, lists and objects (and what opens none, where
+nothing can be closed) is left.
 """
 
+import copy
 import functools
 import json
 import weakref
@@ -63,7 +65,7 @@ class GrammarConstraint:
         self._is_json = schema is not None
         self._patterns = "".join(_patterns(schema))
         self._left: int | None = None
-        self._hurry_from = 0
+        self._halfway = self._hurry_from = 0
         if tokens_left is not None:
             self.limit(tokens_left)
         self._in_string = self._escaped = False
@@ -72,8 +74,8 @@ class GrammarConstraint:
 
     def limit(self, tokens_left: int) -> None:
         """From here on, how many tokens the answer may still have, so that it comes to its end in time."""
-        self._left = tokens_left
-        self._hurry_from = max(tokens_left // 4, min(tokens_left // 2, 32))
+        self._left, self._halfway = tokens_left, tokens_left // 2
+        self._hurry_from = max(tokens_left // 4, min(self._halfway, 32))
 
     def allowed(self) -> Tensor:
         """Booleans (V,): which tokens may come next. Raises JourneyError where the grammar costs too much to follow."""
@@ -81,9 +83,12 @@ class GrammarConstraint:
         if self._matcher.is_error():
             raise JourneyError(f"the grammar cannot be followed further: {_reason(self._matcher)}")
         allowed_v = torch.frombuffer(bytearray(bias), dtype=torch.uint8) != 0
-        if self._left is None or self._left > self._hurry_from:
+        if self._left is None:
             return allowed_v
-        return self._closing(allowed_v)
+        if self._is_json and self._left == self._halfway > self._hurry_from:
+            missing = self._count_to_end(self._halfway)
+            self._hurry_from = min(self._halfway, max(self._hurry_from, missing + missing // 4 + 16))
+        return allowed_v if self._left > self._hurry_from else self._closing(allowed_v)
 
     def accept(self, token: int) -> None:
         """Go on past a token."""
@@ -96,6 +101,19 @@ class GrammarConstraint:
             self._escaped = self._in_string and value == ord("\\") and not self._escaped
         self._lost &= self._in_string
 
+    def _count_to_end(self, limit: int) -> int:
+        """How many tokens an answer that hurries from here on needs, or `limit`."""
+        ahead = copy.copy(self)
+        ahead._matcher, ahead._way, ahead._left = self._matcher.deep_copy(), list(self._way), 0
+        for count in range(limit):
+            token = int(ahead.allowed().int().argmax())
+            if self._vocabulary.kinds.ends_v[token]:
+                return count
+            ahead.accept(token)
+            if ahead.done:
+                return count + 1
+        return limit
+
     def _closing(self, allowed_v: Tensor) -> Tensor:
         """Of what is allowed, what leads to an end soonest, as far as a token's own bytes tell."""
         kinds = self._vocabulary.kinds
@@ -106,7 +124,8 @@ class GrammarConstraint:
         else:
             wanted = [kinds.quote_closes_v, kinds.quote_v] if self._in_string else [kinds.closes_v, kinds.separates_v]
             wanted += [] if self._in_string else [~kinds.opens_v]
-            if self._in_string and not self._lost and not bool((allowed_v & kinds.quote_v).any()):
+            inside = not bool(allowed_v[kinds.character_ids].any())  # of a character of several bytes
+            if self._in_string and not inside and not self._lost and not bool((allowed_v & kinds.quote_v).any()):
                 self._way = self._way or way_to_quote(self._matcher, self._vocabulary, self._patterns)
                 self._lost = not self._way
                 wanted = [one_hot(self._way.pop(0), len(allowed_v))] if self._way else []
@@ -298,6 +317,7 @@ class _Kinds:
     quote_v: Tensor  # begins with a quotation mark
     quote_closes_v: Tensor  # that, and behind it only what closes
     ends_v: Tensor
+    character_ids: Tensor  # the tokens of printable ASCII
 
 
 class _Vocabulary:
@@ -340,6 +360,7 @@ class _Vocabulary:
             quote_v=which(lambda data: data[:1] == b'"'),
             quote_closes_v=which(lambda data: data[:1] == b'"' and not data[1:].strip(b"]}")),
             ends_v=ends_v,
+            character_ids=torch.tensor(list(self.characters.values())),
         )
 
 

@@ -110,8 +110,9 @@ class Function:
         )
         if failed:
             raise JourneyError("a compiled decoding step failed; go on without --compile")
-        found: Tensor = _aoti.alloc_tensor_by_stealing_from_void_ptr(_new_capsule(place, None, None))
-        return found
+        # PyTorch 2.13's function for a single one gives a reference too many, and its tensor is never freed.
+        found: list[Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs([_new_capsule(place, None, None)])
+        return found[0]
 
 
 class InTurn:
@@ -132,9 +133,12 @@ class _Handles:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.array = (c_void_p * len(tensors))(*_as_pointers(tensors))
 
+        self._free = _torch_library().aoti_torch_delete_tensor_object
+        self._free.argtypes = [c_void_p]
+
     def __del__(self) -> None:
         for pointer in self.array:
-            _torch_library().aoti_torch_delete_tensor_object(c_void_p(pointer))
+            self._free(pointer)
 
 
 def _as_pointers(tensors: Sequence[Tensor]) -> list[int]:
