@@ -37,8 +37,8 @@ def give_back_free_memory() -> None:
 
 @contextmanager
 def given_back_every(seconds: float) -> Iterator[None]:
-    """The same again and again meanwhile, on a thread of its own: 10 ms each time, without Python's lock. Arrays of ever
-    other sizes leave a heap as large as it was at its worst moment."""
+    """The same again and again meanwhile, on a thread of its own: 10 ms each time, without Python's lock. Arrays of
+    ever other sizes leave a heap as large as it was at its worst moment."""
     ended = threading.Event()
 
     def run() -> None:
