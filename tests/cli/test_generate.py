@@ -63,7 +63,15 @@ def test_wrong_options_are_one_line(journey: Journey, options: tuple[str, ...], 
 def test_compile_is_asked_of_the_engine(journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("llm_journey.generation.runner.Runner.compile", lambda _, **options: asked.append(options))
-    monkeypatch.setattr("llm_journey.generation.runner.Runner.use_kept", lambda _: asked.append("kept"))
+    monkeypatch.setattr("llm_journey.generation.runner.Runner.use_kept", lambda _, **__: asked.append("kept"))
     for flags in (["--compile"], ["--no-compile"], []):
         assert journey("generate", "rivers", "The", "--set", "max_new_tokens=2", *flags).code == 0
     assert asked[0]["several"] is False and asked[1:] == ["kept"]
+
+
+def test_a_beam_search_is_asked_for_by_its_settings(journey: Journey) -> None:
+    done = journey("generate", "rivers", "The", "--set", "num_beams=3", "--set", "max_new_tokens=4", "--json")
+    assert done.code == 0 and len(done.json["candidates"]) == 3
+    found = [each["log_probability"] for each in done.json["candidates"]]
+    assert found == sorted(found, reverse=True) and done.json["text"] == done.json["candidates"][0]["text"]
+    assert journey("generate", "rivers", "The", "--set", "num_beams=0").code == 2

@@ -153,6 +153,27 @@ def test_embeddings_come_in_the_order_of_the_texts() -> None:
         HttpEmbedder("m", Connection(Address(url="http://a/v1"), transport=short)).embed(["a", "b"])
 
 
+@pytest.mark.parametrize("wrong", [{"content": "\ud800"}, {"content": float("nan")}, {"content": {1, 2}}])
+def test_a_request_that_is_no_json_is_bad_input(wrong: dict[str, Any]) -> None:
+    model = HttpChatModel("m", Connection(Address(url="http://localhost/v1"), transport=httpx.MockTransport(fail)))
+    with pytest.raises(BadInputError, match="cannot be written as JSON"):
+        model.complete([{"role": "user", **wrong}])  # type: ignore[list-item]
+
+
+def fail(_: httpx.Request) -> httpx.Response:
+    raise AssertionError("nothing is sent")
+
+
+@pytest.mark.parametrize("key", ["a\nb", "schlüssel"])
+def test_a_key_that_is_none(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(BadInputError, match="printable ASCII") as caught:
+        Connection(Address(url="http://localhost/v1"))
+    assert key not in str(caught.value)
+
+
 def test_an_address_is_checked() -> None:
+    with pytest.raises(BadInputError, match="no address"):
+        Connection(Address(url="http://[::1"))
     with pytest.raises(BadInputError, match="begins with http"):
         Address(url="file:///etc/passwd")

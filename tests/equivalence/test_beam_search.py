@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from llm_journey.checkpoint.model_folder import load_encoder_decoder
-from llm_journey.generation.beam import write_targets
+from llm_journey.checkpoint.model_folder import load_decoder, load_encoder_decoder
+from llm_journey.generation.beam import continue_text, write_targets
 
 transformers = pytest.importorskip("transformers")
 
@@ -112,3 +112,35 @@ def test_a_cache_that_does_not_follow_its_beams_is_noticed(models: Any, monkeypa
         penalty=lambda length: 1.0,
     )  # fmt: skip
     assert [[list(item.ids) for item in row] for row in found] != ids
+
+
+@pytest.mark.parametrize("num_beams", [2, 5])
+@pytest.mark.parametrize("early_stopping", ["never", True])
+def test_a_decoder_goes_on_with_the_same_hypotheses(num_beams: int, early_stopping: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32, bos_token_id=None, eos_token_id=END, pad_token_id=PAD,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+    theirs.save_pretrained(tmp_path)
+    ours = load_decoder(tmp_path)[0]
+    for prompt in ([5], [3, 9, 4, 17, 2]):
+        out = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=LONGEST, num_beams=num_beams, num_return_sequences=num_beams,
+            do_sample=False, length_penalty=0.6, early_stopping=early_stopping, output_scores=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+        rows = [row[len(prompt) :] for row in out.sequences.tolist()]
+        wanted = [row[: row.index(END)] if END in row else row[:LONGEST] for row in rows]
+        found = continue_text(
+            ours, prompt, end_ids={END}, max_length=LONGEST, num_beams=num_beams,
+            penalty=lambda length: length**0.6, early_stopping=early_stopping is True,
+        )  # fmt: skip
+        assert [list(each.ids) for each in found] == wanted
+        scores = torch.tensor([each.score for each in found])
+        torch.testing.assert_close(scores, out.sequences_scores, atol=1e-4, rtol=1e-4)

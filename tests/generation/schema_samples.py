@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 import pytest
@@ -192,11 +193,31 @@ def package_schemas(folder: Path) -> tuple[list[Any], list[Any]]:
 
 
 def _definitions(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each with what it refers to, and no more of its document."""
     kept = {key: document[key] for key in ("$schema", "$id") if key in document}
     for keyword in ("definitions", "$defs"):
         for name in document.get(keyword, {}):
-            pointer = name.replace("~", "~0").replace("/", "~1")
-            yield {**kept, "$ref": f"#/{keyword}/{pointer}", keyword: document[keyword]}
+            root = f"#/{keyword}/{name.replace('~', '~0').replace('/', '~1')}"
+            needed: dict[str, dict[str, Any]] = {}
+            waiting = [root]
+            while waiting:
+                _, place, *path = waiting.pop().split("/")
+                found = path[0].replace("~1", "/").replace("~0", "~")
+                if found not in needed.get(place, {}):
+                    needed.setdefault(place, {})[found] = document[place][found]
+                    waiting += _references(document[place][found])
+            yield {**kept, "$ref": root, **needed}
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """The references within a document that stand in a schema, those into its definitions."""
+    if isinstance(schema, dict):
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith(("#/definitions/", "#/$defs/")):
+            yield unquote(reference)
+        yield from (each for value in schema.values() for each in _references(value))
+    elif isinstance(schema, list):
+        yield from (each for value in schema for each in _references(value))
 
 
 def _fetched(folder: Path, requirement: str, form: str) -> Path:

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,23 @@ def test_a_damaged_file_is_removed_and_said(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(JourneyError, match="damaged"):
         Runner(random_decoder()).compile()
     assert not file.exists()
+    # Who has not asked for it goes on without, and is told.
+    monkeypatch.setattr(runner_module, "kept_layers", lambda *_: file)
+    file.write_bytes(b"half a file")
+    said: list[str] = []
+    assert not Runner(random_decoder()).use_kept(on_trouble=said.append)
+    assert len(said) == 1 and "damaged" in said[0] and not file.exists()
+
+
+def test_code_that_may_not_be_loaded_here_is_kept(tmp_path: Path) -> None:
+    """A folder mounted `noexec`: the file is good, and stays."""
+    file = tmp_path / "kept.pt2"
+    with zipfile.ZipFile(file, "w") as package:
+        package.writestr("step/code.wrapper.so", b"no library")
+        package.writestr("in_turn.so", b"nor this")
+    with pytest.raises(JourneyError, match="cannot be loaded"):
+        machine_code.Function(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.pt2"]
 
 
 def test_unlike_layers_are_refused() -> None:

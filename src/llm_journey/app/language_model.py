@@ -160,7 +160,7 @@ class LanguageModel:
         if self.compile:
             runner.compile(several=several, on_work=_say_once)
         elif self.compile is None:
-            runner.use_kept()
+            runner.use_kept(on_trouble=_warn)
         return Engine(runner, EngineConfig(**room))
 
     @property
@@ -185,6 +185,27 @@ class LanguageModel:
         not fit the context.
         """
         return _exhaust(self.stream_chat(messages, settings=settings))
+
+    def beams(self, text: str, **settings: Any) -> list[tuple[str, float]]:
+        """(text, log-probability) of the most probable continuations of `text`, best first, by beam search.
+
+        settings: fields of generation.beam.BeamConfig. In float32 where the model has such weights. Raises
+        BadInputError as `generate` does.
+        """
+        from llm_journey.generation.beam import BeamConfig, continue_text, wu_penalty
+
+        config, ids = validate(BeamConfig, settings, "beam settings"), self.prompt_ids(text)
+        new_tokens = config.max_new_tokens or self.sampling({}).max_new_tokens
+        found = continue_text(
+            self.decoder,
+            ids,
+            end_ids=self.stop_ids,
+            max_length=max(1, min(new_tokens, self.config.context - len(ids))),
+            num_beams=config.num_beams,
+            penalty=wu_penalty(config.length_penalty),
+            early_stopping=config.early_stopping,
+        )
+        return [(self.tokenizer.decode(list(each.ids)), each.log_probability) for each in found]
 
     def stream(
         self, text: str, *, settings: Mapping[str, Any] | None = None, draft: "LanguageModel | None" = None
@@ -423,6 +444,12 @@ def _say_once(what: str) -> None:
     from llm_journey.core.console import messages
 
     messages().print(f"compiling {what} for this machine; it is kept", markup=False, soft_wrap=True)
+
+
+def _warn(what: str) -> None:
+    from llm_journey.core.console import messages
+
+    messages().print(f"going on without compiled steps: {what}", markup=False, soft_wrap=True)
 
 
 def _what_can_be_opened() -> str:

@@ -39,15 +39,15 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="KIND", help="leftovers, prepared, pulled or checkpoints; repeatable."),
+        typer.Option("--only", metavar="KIND", help="leftovers, prepared, pulled, compiled, checkpoints; repeatable."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     as_json: Json = False,
 ) -> None:
     """Remove what can be made or pulled again.
 
-    That is prepared data, pulled items, what killed processes left, and old checkpoints. Runs, their models and the
-    shared Hugging Face cache are left alone.
+    That is prepared data, pulled items, compiled steps, what killed processes left, and old checkpoints. Runs, their
+    models and the shared Hugging Face cache are left alone.
     """
     from llm_journey.app.clean import find_removable, remove
     from llm_journey.cli.output import megabytes, say, show_table

@@ -38,7 +38,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Steps compiled for this machine, once (half a minute, a C++ compiler): half as fast again or more.",
+        help="Steps compiled for this machine, once (half a minute, a C++ compiler): about twice as fast.",
         show_default="where compiled before",
     ),
 ]
@@ -82,6 +82,9 @@ def generate(
         return
     if isinstance(opened, Rewriter):
         _rewrite(opened, text, chosen, as_json)
+        return
+    if "num_beams" in chosen:
+        _search(opened, text, chosen, as_json)
         return
     reply = opened.stream(text, settings=chosen, draft=_draft(draft))
     opened.engine  # noqa: B018 - made now, so that the seconds below are those of the answer
@@ -164,6 +167,18 @@ def _rewrite(model: "Rewriter", text: str, settings: dict[str, Any], as_json: bo
         print_json({"model": model.name, "prompt": text, "text": found[0].text, "candidates": candidates})
     else:
         sys.stdout.write(f"{found[0].text}\n")
+
+
+def _search(model: "LanguageModel", text: str, settings: dict[str, Any], as_json: bool) -> None:
+    """Write the best continuation of a beam search; as JSON, all that it found."""
+    from llm_journey.core.console import print_json
+
+    found = model.beams(text, **settings)
+    if as_json:
+        candidates = [{"text": each, "log_probability": value} for each, value in found]
+        print_json({"model": model.name, "prompt": text, "text": found[0][0], "candidates": candidates})
+    else:
+        sys.stdout.write(f"{text}{found[0][0]}\n")
 
 
 def _settings(

@@ -17,7 +17,7 @@ SetSampling = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="temperature, top_k, top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, "
-        "stop, logprobs, seed, max_new_tokens, speculate=lookup; repeatable.",
+        "stop, logprobs, seed, max_new_tokens, speculate=lookup; or num_beams, length_penalty (generate); repeatable.",
     ),
 ]
 RecipeOrSource = Annotated[

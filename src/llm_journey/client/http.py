@@ -38,6 +38,7 @@ _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 30.0
 _MAX_ERROR_CHARACTERS = 300
 _MAX_TOOL_CALLS = 128
+_JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +72,18 @@ class Connection:
         library = _httpx()
         self.address, self._sleep = address, sleep
         key = os.environ.get(address.key_variable, "")
-        self._client = library.Client(
-            base_url=address.url.rstrip("/"),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=library.Timeout(address.seconds, connect=address.connect_seconds),
-            transport=transport,
-            follow_redirects=False,  # a redirect would carry the key elsewhere
-        )
+        if not (key.isascii() and key.isprintable()):
+            raise BadInputError(f"the key in {address.key_variable} holds what no key does: it must be printable ASCII")
+        try:
+            self._client = library.Client(
+                base_url=address.url.rstrip("/"),
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=library.Timeout(address.seconds, connect=address.connect_seconds),
+                transport=transport,
+                follow_redirects=False,  # a redirect would carry the key elsewhere
+            )
+        except (library.InvalidURL, ValueError) as error:
+            raise BadInputError(f"{address.url!r} is no address of a server: {error}") from None
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that the address answers with."""
@@ -128,10 +134,14 @@ class Connection:
         """The first response that is no failure of the moment; its body is still to be read."""
         library = _httpx()
         request_error: str = ""
+        try:
+            data = json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadInputError(f"the request cannot be written as JSON: {error}") from None
         for attempt in range(self.address.retries + 1):
             pause = min(2**attempt * 0.5, _LONGEST_PAUSE) * random.uniform(0.5, 1)
             try:
-                request = self._client.build_request("POST", path, json=body)
+                request = self._client.build_request("POST", path, content=data, headers=_JSON)
                 response: httpx.Response = self._client.send(request, stream=True)
             except library.TransportError as error:
                 request_error = f"cannot be reached ({type(error).__name__})"

@@ -2,7 +2,8 @@
 
     score(Y) = log P(Y) / lp(Y),   lp(Y) = (5 + |Y|)^a / (5 + 1)^a      (Wu et al. 2016, eq. 14)
 
-The search knows a step function alone, so it serves any model; `write_targets` makes one of an encoder-decoder. With as
+The search knows a step function alone, so it serves any model; `write_targets` makes one of an encoder-decoder,
+`continue_text` of a decoder. With as
 many beams as there are sequences it is exhaustive; with one it is greedy. Coverage (eq. 15 there), diverse groups and
 sampling inside beams are left out.
 
@@ -11,7 +12,7 @@ so far, C candidates.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -22,7 +23,10 @@ from torch import Tensor
 from llm_journey.core.config import STRICT
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.datasets.batching import pad_batch
+from llm_journey.generation.decode import next_logits
 from llm_journey.generation.kv_cache import KVCache
+from llm_journey.generation.prompt import check_prompt
+from llm_journey.model.decoder import Decoder
 from llm_journey.model.encoder_decoder import EncoderDecoder
 
 # (ids (N, T), rows (N,)) -> log-probabilities (N, V) of the next token. T is 1 at first and grows by one; `rows` says
@@ -240,4 +244,69 @@ class _CachedStep:
         )
         log_probabilities_nv = self._model.logits(hidden_ntd[:, -1]).float().log_softmax(-1)
         log_probabilities_nv[:, self._never] = -math.inf
+        return log_probabilities_nv
+
+
+@torch.inference_mode()
+def continue_text(
+    model: Decoder,
+    ids: Sequence[int],
+    *,
+    end_ids: Collection[int],
+    max_length: int,
+    num_beams: int = 4,
+    penalty: Penalty | None = None,
+    early_stopping: bool = False,
+) -> list[Hypothesis]:
+    """What a decoder may go on with after `ids`, best first: see `beam_search`. max_length: new tokens, the end's too.
+
+    Any of `end_ids` ends a sequence; their probabilities are added. Dropout is off meanwhile. Raises BadInputError as
+    `generate` does, and where there is no end token or the context does not hold max_length tokens more.
+    """
+    check_prompt(ids, model.config.vocab_size, model.config.context)
+    if not end_ids:
+        raise BadInputError("a beam search needs an end token, and the model has none")
+    if len(ids) + max_length > model.config.context:
+        raise BadInputError(
+            f"{len(ids)} tokens and {max_length} new ones are more than the model's context of {model.config.context}"
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        (found,) = beam_search(
+            _ContinuedStep(model, ids, sorted(end_ids), num_beams, max_length),
+            begin_id=ids[-1],
+            end_id=min(end_ids),
+            max_length=max_length,
+            num_beams=num_beams,
+            penalty=penalty,
+            early_stopping=early_stopping,
+            device=model.device,
+        )
+    finally:
+        model.train(was_training)
+    return found
+
+
+class _ContinuedStep:
+    """A Step of a decoder: the prompt is read once, and of what follows the newest token alone."""
+
+    def __init__(
+        self, model: Decoder, ids: Sequence[int], end_ids: Sequence[int], num_beams: int, max_length: int
+    ) -> None:
+        self._model, self._end_ids = model, list(end_ids)
+        weight, room = model.embed.weight, len(ids) + max_length
+        self._cache = KVCache(model.config, batch=num_beams, capacity=room, dtype=weight.dtype, device=weight.device)
+        if len(ids) > 1:  # the last one is the search's first token
+            read = KVCache(model.config, batch=1, capacity=len(ids), dtype=weight.dtype, device=weight.device)
+            model.hidden(torch.tensor([list(ids[:-1])], device=weight.device), cache=read)
+            self._cache.begin_as(read)
+
+    def __call__(self, ids_nt: Tensor, rows_n: Tensor) -> Tensor:
+        self._cache.reorder(rows_n)
+        logits_nv = next_logits(self._model, ids_nt[:, -1:], self._cache)
+        log_probabilities_nv = logits_nv.float().log_softmax(-1)
+        ends_n = log_probabilities_nv[:, self._end_ids].logsumexp(-1)
+        log_probabilities_nv[:, self._end_ids] = -math.inf
+        log_probabilities_nv[:, self._end_ids[0]] = ends_n
         return log_probabilities_nv

@@ -252,6 +252,8 @@ class Engine:
             self.scheduler.remove(request.sequence)
         if request.on_finish is not None:
             request.on_finish(reason)
+        # Whoever listened holds the request, which holds a grammar: in a circle they stay for minutes.
+        request.on_token = request.on_finish = None
 
 
 def choose(request: Request, logits_v: Tensor, guess: int | None = None) -> Token:

@@ -51,3 +51,9 @@ class KVCache:
         """Row b goes on from what row `rows_b[b]` holds: a beam search's hypotheses change places."""
         for table in (self.keys_lbkce, self.values_lbkce):
             table[:, :, :, : self._length] = table[:, rows_b, :, : self._length]
+
+    def begin_as(self, other: "KVCache") -> None:
+        """Every row holds what the one row of `other` does."""
+        self._length = other._length
+        self.keys_lbkce[:, :, :, : self._length] = other.keys_lbkce[:, :, :, : self._length]
+        self.values_lbkce[:, :, :, : self._length] = other.values_lbkce[:, :, :, : self._length]

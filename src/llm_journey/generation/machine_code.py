@@ -30,7 +30,7 @@ _LOOP_SOURCE, _LOOP = Path(__file__).with_name("in_turn.cpp"), "in_turn.so"
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that AOTInductor would call, if there is one."""
+    """The C++ compiler of this machine, if there is one."""
     wanted = (os.environ.get("CXX"), "g++", "clang++", "c++")
     return next((found for name in wanted if name and (found := shutil.which(name))), None)
 
@@ -51,7 +51,7 @@ def compile_to(path: Path, module: nn.Module, example: tuple[Any, ...], shapes: 
     with tempfile.TemporaryDirectory(prefix=".compile.", suffix=".tmp", dir=path.parent) as folder, _quietly():
         file, loop = Path(folder) / "step.pt2", Path(folder) / _LOOP
         # Any number of threads: the loops ask OpenMP, and are not written for the number of this moment.
-        options = {"cpp.threads": -1}
+        options = {"cpp.threads": -1, "cpp.cxx": (compiler,)}
         try:
             with torch.no_grad(), fresh_cache(dir=folder):
                 program = torch.export.export(module, example, dynamic_shapes=shapes)
@@ -70,21 +70,27 @@ class Function:
     """What `compile_to` has written."""
 
     def __init__(self, path: Path) -> None:
-        """Raises JourneyError where the file is damaged, and removes it then."""
+        """Raises JourneyError where the file is damaged, and removes it then; and where it cannot be loaded here (no
+        folder to unpack it to, one whose files must not be run)."""
+        beside = path.parent if os.access(path.parent, os.W_OK) else None
         try:
-            with tempfile.TemporaryDirectory(prefix="journey-code-") as folder, zipfile.ZipFile(path) as package:
-                (code,) = (name for name in package.namelist() if name.endswith(".wrapper.so"))
-                # What is loaded stays when its file is gone.
-                self._code, self._loop = (ctypes.CDLL(package.extract(name, folder)) for name in (code, _LOOP))
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-            path.unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".load.", suffix=".tmp", dir=beside) as folder:
+                with zipfile.ZipFile(path) as package:
+                    (code,) = (name for name in package.namelist() if name.endswith(".wrapper.so"))
+                    files = [package.extract(name, folder) for name in (code, _LOOP)]
+                self._code, self._loop = map(ctypes.CDLL, files)  # what is loaded stays when its file is gone
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             raise JourneyError(f"{path} is damaged, and was removed; compile again") from error
+        except OSError as error:
+            raise JourneyError(f"compiled code cannot be loaded: {error}; --no-compile goes on without it") from error
         self._container = c_void_p()
         created = self._code.AOTInductorModelContainerCreateWithDevice(
             byref(self._container), c_size_t(1), c_char_p(b"cpu"), c_char_p(None)
         )
         if created != 0:
-            raise JourneyError(f"{path} cannot be loaded by this PyTorch; `journey clean compiled` and compile again")
+            raise JourneyError(f"{path} is of another PyTorch: `journey clean --only compiled`, and compile again")
         # Not at the process's end, when a thread may still be inside.
         weakref.finalize(self, self._code.AOTInductorModelContainerDelete, self._container).atexit = False
 
@@ -109,7 +115,7 @@ class Function:
             c_size_t(times),
         )
         if failed:
-            raise JourneyError("a compiled decoding step failed; go on without --compile")
+            raise JourneyError("a compiled decoding step failed; --no-compile goes on without")
         # PyTorch 2.13's function for a single one gives a reference too many, and its tensor is never freed.
         found: list[Tensor] = _aoti.alloc_tensors_by_stealing_from_void_ptrs([_new_capsule(place, None, None)])
         return found[0]

@@ -8,7 +8,6 @@ Legend: N rows of a pass, D width, H heads, K key-value heads, G = H / K, E head
 V vocabulary.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ class Runner:
 
         Keys and values of every row are put into the cache. Raises JourneyError where logits are not finite.
         """
-        groups = self._groups(shares)
+        groups = self._groups(shares, cache)
         if len(groups) == 1:
             return self._logits(shares, cache)
         # Nobody reads what another writes here, so that they may be computed one after another.
@@ -136,10 +135,10 @@ class Runner:
             found.update(zip(group, torch.split(logits_rv, counts), strict=True))
         return torch.cat([found[index] for index in range(len(shares))])
 
-    def _groups(self, shares: Sequence[Share]) -> list[list[int]]:
+    def _groups(self, shares: Sequence[Share], cache: PagedCache) -> list[list[int]]:
         """Which shares are computed together: answers take the compiled step also while others' prompts are read, and
         long texts do not make short ones as long."""
-        if not self._compiled:
+        if not self._compiled or not cache.plain:
             return [list(range(len(shares)))]
         groups: list[list[int]] = [[], []]
         for index, share in enumerate(shares):
@@ -185,15 +184,21 @@ class Runner:
                 on_work("the head")
             self._compiled_tail = CompiledTail(*tail)
 
-    def use_kept(self) -> bool:
-        """Take the compiled steps that this machine has already; whether there are any."""
-        with contextlib.suppress(BadInputError):
+    def use_kept(self, *, on_trouble: Callable[[str], object] = str) -> bool:
+        """Take the compiled steps that this machine has already; whether there are any. One that cannot be loaded is
+        left out, of which `on_trouble` is told."""
+        try:
             layers, tail = self._layer_parts(), self._tail_parts()
+        except BadInputError:
+            return False
+        try:
             for num_rows in (1, 2):
                 if kept_layers(self.config, layers[0], num_rows).exists():
                     self._compiled[num_rows] = CompiledLayers(self.config, layers, num_rows)
             if tail is not None and kept_tail(*tail).exists():
                 self._compiled_tail = CompiledTail(*tail)
+        except JourneyError as error:
+            on_trouble(str(error))
         return bool(self._compiled)
 
     def _tail_parts(self) -> tuple[Part, Part] | None:
@@ -360,6 +365,8 @@ def _joined_codes(layers: Sequence[QuantizedLinear]) -> Product:
 def _by_length(items: list[int], lengths: Sequence[int]) -> list[list[int]]:
     """Items of ascending lengths in groups, each of which is computed as if all were as long as its longest. A group
     of its own costs one more reading of the weights, about as much as `_SPARED` positions."""
+    if len(items) > MAX_ROWS:
+        return [*_by_length(items[:MAX_ROWS], lengths[:MAX_ROWS]), *_by_length(items[MAX_ROWS:], lengths[MAX_ROWS:])]
     if len(items) < 2:
         return [items]
     spared, cut = max((cut * (lengths[-1] - lengths[cut - 1]), cut) for cut in range(1, len(items)))

@@ -106,11 +106,14 @@ class _Mailbox:
         self._bell = _bells.setdefault(self._loop, _Bell())
         self._items: deque[Event] = deque()
         self._filled = asyncio.Event()
+        self._lock = threading.Lock()  # the engine and a deadline may both be the first to fill it
 
     def put(self, item: Event) -> None:
         """From any thread."""
-        self._items.append(item)
-        if len(self._items) == 1:
+        with self._lock:
+            first = not self._items
+            self._items.append(item)
+        if first:
             self._bell.ring(self._loop, self._filled)
 
     async def get(self) -> Event:

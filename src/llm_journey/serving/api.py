@@ -321,6 +321,7 @@ class _Answering:
                 yield event
         except (TimeoutError, JourneyError) as error:
             found = self._too_long() if isinstance(error, TimeoutError) else as_api_error(self._explained(error))
+            facts_of(self._request.scope)["broken_off"] = found.code or found.status
             yield as_data(error_body(found.status, found.message, code=found.code))
         else:
             yield DONE
@@ -354,8 +355,9 @@ class _Answering:
         """An answer that the engine ended: because the server ends, or because a pass failed."""
         if self._service.draining:
             return _shutting_down()
-        if self._served.worker.failure is not None:
-            log_failure(self._request.scope, self._served.worker.failure)
+        failure, self._served.worker.failure = self._served.worker.failure, None
+        if failure is not None:
+            log_failure(self._request.scope, failure)
         return error
 
 

@@ -30,7 +30,7 @@ class ServerConfig:
     max_texts: int = 512
     request_seconds: float = 600.0
     read_seconds: float = 20.0
-    drain_seconds: float = 3.0
+    drain_seconds: float = 2.5
     cache_tokens: int = 0
     cache_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
 

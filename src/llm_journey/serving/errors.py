@@ -79,7 +79,7 @@ def add_handlers(app: FastAPI) -> None:
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         found = as_api_error(error)
-        if found.status >= 500:
+        if found.status >= 500 and not isinstance(error, ApiError):  # a limit that was reached is no failure
             log_failure(request.scope, error)
         return found.response()
 
