@@ -248,7 +248,18 @@ def test_a_full_context_is_begun_anew_and_a_message_beyond_it_refused(edge: Expo
     assert done.stderr.splitlines()[0] == "the prompt has 76 tokens, the model's context holds 48"
 
 
-@pytest.mark.parametrize("option", [("--temperature", "-1"), ("--top-p", "0"), ("--min-p", "2"), ("--top-k", "many")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--temperature", "-1"),
+        ("--top-p", "0"),
+        ("--min-p", "2"),
+        ("--top-k", "many"),
+        ("--temperature", "nan"),
+        ("--top-p", "2"),
+        ("--seed", "-1"),
+    ],
+)
 def test_settings_out_of_range_are_refused(option: tuple[str, str], edge: Export) -> None:
     done = run_alone(edge.folder, *option, "hello")
     assert done.returncode == 2 and "run.py: error: " in done.stderr

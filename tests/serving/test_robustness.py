@@ -176,6 +176,13 @@ def test_nonsense_is_refused_in_openais_shape(tight: Running, content: bytes) ->
     assert answers(tight)
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_a_body_that_is_no_json_object_is_called_so(tight: Running, kind: str) -> None:
+    for content in (b"{", b"[]", b"7", b'{"model": "\xff"}'):
+        answer = httpx.post(f"{tight.url}/v1/completions", content=content, headers={"content-type": kind})
+        assert answer.status_code == 400 and "JSON" in answer.json()["error"]["message"], answer.text
+
+
 def test_bodies_together_take_no_more_than_their_room(tight: Running) -> None:
     """Twenty connections that each send most of a large body and wait: the last are told to come again."""
     connections = [raw(tight) for _ in range(20)]

@@ -109,8 +109,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=0, help="processor threads; 0: all")
     given = parser.parse_args()
     facts["sampling"] = sampling = {name: getattr(given, name) for name in facts["sampling"]}
-    if min(sampling.values()) < 0 or 0 in (sampling["top_p"], sampling["repetition_penalty"]) or sampling["min_p"] > 1:
-        parser.error("settings are 0 or more, top-p and the repetition penalty above 0, min-p at most 1")
+    shares, numbers = (sampling["top_p"], sampling["min_p"]), [*sampling.values(), given.seed or 0]
+    fit = all(0 <= value < float("inf") for value in numbers) and max(shares) <= 1
+    if not fit or 0 in (sampling["top_p"], sampling["repetition_penalty"]):
+        parser.error("settings are 0 or more, top-p and the repetition penalty above 0, top-p and min-p at most 1")
     frame = facts["plain" if given.plain else "chat"]
     tokenizer, random = Tokenizer(FOLDER / "tokenizer.json"), np.random.default_rng(given.seed)
     try:

@@ -109,4 +109,6 @@ def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     said = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return f"the body is no JSON: {(first.get('ctx') or {}).get('error', 'it cannot be read')}", None
+    if first["type"] == "model_attributes_type" and not where:
+        return "the body is no JSON object sent as application/json", None
     return (f"{where}: {said}", where) if where else (said, None)
