@@ -91,6 +91,8 @@ def add_handlers(app: FastAPI) -> None:
     async def refuse_route(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = error.detail if error.status_code == 400 else HTTPStatus(error.status_code).phrase
+        if message == "There was an error parsing the body":  # FastAPI's, of bytes that are no text
+            message = "the body is no JSON: it is not UTF-8"
         return error_response(error.status_code, message, headers=error.headers)
 
     app.add_exception_handler(ApiError, refuse)
