@@ -449,7 +449,7 @@ def main() -> None:
             if options.llama_server is not None:
                 arms.append(stack.enter_context(llama_cpp(options, file)))
             figures = compare(arms, options)
-    report("serving", figures, options)
+    report("serving-soak" if options.soak else "serving", figures, options)
 
 
 if __name__ == "__main__":

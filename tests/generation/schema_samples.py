@@ -192,8 +192,11 @@ def package_schemas(folder: Path) -> tuple[list[Any], list[Any]]:
     return whole, parts
 
 
+_DEFINITIONS = ("#/definitions/", "#/$defs/")
+
+
 def _definitions(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each with what it refers to, and no more of its document."""
+    """Each with what it refers to, and no more of its document; none that refers to the document as a whole."""
     kept = {key: document[key] for key in ("$schema", "$id") if key in document}
     for keyword in ("definitions", "$defs"):
         for name in document.get(keyword, {}):
@@ -205,15 +208,16 @@ def _definitions(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 found = path[0].replace("~1", "/").replace("~0", "~")
                 if found not in needed.get(place, {}):
                     needed.setdefault(place, {})[found] = document[place][found]
-                    waiting += _references(document[place][found])
-            yield {**kept, "$ref": root, **needed}
+                    waiting += [each for each in _references(document[place][found]) if each.startswith(_DEFINITIONS)]
+            if all(each.startswith(_DEFINITIONS) for place in needed.values() for each in _references(place)):
+                yield {**kept, "$ref": root, **needed}
 
 
 def _references(schema: Any) -> Iterator[str]:
-    """The references within a document that stand in a schema, those into its definitions."""
+    """The references within a document that stand in a schema."""
     if isinstance(schema, dict):
         reference = schema.get("$ref")
-        if isinstance(reference, str) and reference.startswith(("#/definitions/", "#/$defs/")):
+        if isinstance(reference, str) and reference.startswith("#"):
             yield unquote(reference)
         yield from (each for value in schema.values() for each in _references(value))
     elif isinstance(schema, list):
