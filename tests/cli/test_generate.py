@@ -75,3 +75,5 @@ def test_a_beam_search_is_asked_for_by_its_settings(journey: Journey) -> None:
     found = [each["log_probability"] for each in done.json["candidates"]]
     assert found == sorted(found, reverse=True) and done.json["text"] == done.json["candidates"][0]["text"]
     assert journey("generate", "rivers", "The", "--set", "num_beams=0").code == 2
+    drafted = journey("generate", "rivers", "The", "--set", "num_beams=2", "--draft", "rivers")
+    assert drafted.code == 2 and "no draft model" in drafted.err

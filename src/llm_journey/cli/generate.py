@@ -38,7 +38,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Steps compiled for this machine, once (half a minute, a C++ compiler): about twice as fast.",
+        help="Steps compiled for this machine, once (half a minute, a C++ compiler): half as fast again.",
         show_default="where compiled before",
     ),
 ]
@@ -75,6 +75,7 @@ def generate(
     """Let a model go on from a text; an encoder fills each [MASK] of it, an encoder-decoder writes its answer."""
     from llm_journey.app.encoders import MaskFiller, Rewriter
     from llm_journey.app.opening import open_any
+    from llm_journey.core.errors import BadInputError
 
     opened, chosen = open_any(model, precision, compile=compile), _settings(settings, schema, regex, choices)
     if isinstance(opened, MaskFiller):
@@ -84,6 +85,8 @@ def generate(
         _rewrite(opened, text, chosen, as_json)
         return
     if "num_beams" in chosen:
+        if draft is not None:
+            raise BadInputError("a beam search takes no draft model: leave out --draft or num_beams")
         _search(opened, text, chosen, as_json)
         return
     reply = opened.stream(text, settings=chosen, draft=_draft(draft))

@@ -1,8 +1,8 @@
 """Functions compiled to machine code by AOTInductor: made, kept as files, called without holding Python's lock.
 
-PyTorch's own loader (`torch._inductor.aoti_load_package`, as of 2.13) holds the lock while the code runs, so that an
-event loop in the same process waits 5 ms and more for its turn, at every write to a socket: half of a server's speed.
-Here the code is called through its C interface (torch/csrc/inductor/aoti_runtime/interface.h), once for all layers.
+PyTorch's own loader (`torch._inductor.aoti_load_package`, as of 2.13) holds the lock while the code runs: a call of
+27 ms keeps every other thread waiting for 27 ms. Here the code is called through its C interface
+(torch/csrc/inductor/aoti_runtime/interface.h), once for all layers.
 """
 
 import contextlib
