@@ -199,7 +199,9 @@ def _definitions(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Each with what it refers to, and no more of its document; none that refers to the document as a whole."""
     kept = {key: document[key] for key in ("$schema", "$id") if key in document}
     for keyword in ("definitions", "$defs"):
-        for name in document.get(keyword, {}):
+        for name, definition in document.get(keyword, {}).items():
+            if not isinstance(definition, dict | bool):
+                continue  # SchemaStore has a text there once
             root = f"#/{keyword}/{name.replace('~', '~0').replace('/', '~1')}"
             needed: dict[str, dict[str, Any]] = {}
             waiting = [root]

@@ -213,6 +213,44 @@ def test_deep_schemas_are_refused() -> None:
         make_constraint(TOKENIZER, schema=schema)
 
 
+@pytest.mark.parametrize("keyword", ["items", "contains", "properties", "anyOf", "allOf"])
+def test_a_long_chain_of_references_ends_no_process(keyword: str) -> None:
+    """100 kB of definitions, each of which refers to the next, overflowed llguidance's stack."""
+
+    def link(to: int) -> dict[str, Any]:
+        further: Any = {"$ref": f"#/$defs/{to}"}
+        return {keyword: {"a": further} if keyword == "properties" else [further] if "Of" in keyword else further}
+
+    chain: dict[str, Any] = {str(index): link(index + 1) for index in range(4500)}
+    schema = {"$ref": "#/$defs/0", "$defs": chain | {"4500": {"type": "integer"}}}
+    began = time.monotonic()
+    try:
+        assert make_constraint(TOKENIZER, schema=schema).allowed().any()
+    except BadInputError as error:
+        assert str(error).startswith("schema cannot be followed")
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 123456789},
+        {"type": "number", "multipleOf": 0.123456789},
+        {"type": "integer", "multipleOf": 4e9, "minimum": 1},
+        {"allOf": [{"multipleOf": prime} for prime in (1009, 1013, 1019, 1021)], "type": "integer"},
+        {"type": "integer", "multipleOf": 1009, "not": {"multipleOf": 99991}},
+        {"anyOf": [{"multipleOf": 1e300}, {"multipleOf": 5e-324}]},
+    ],
+    ids=lambda schema: json.dumps(schema)[:40],
+)
+def test_multiples_of_large_numbers_take_no_gigabytes(schema: dict[str, Any]) -> None:
+    """llguidance has a state for each remainder: the first of these took all memory."""
+    began = time.monotonic()
+    for text, reason in answers(SHARED, schema=schema):
+        assert reason != "stop" or isinstance(json.loads(text), int | float | str | list | dict | None)
+    assert time.monotonic() - began < 10
+
+
 def test_regexes_that_all_engines_take_pass() -> None:
     for pattern in ("a{2}", "a{2,}", "x{,3}", r"\p{L}+", "(?i)abc", r"\{1000000\}"):
         assert checked_regex(pattern) == pattern

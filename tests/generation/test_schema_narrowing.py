@@ -26,6 +26,17 @@ RULES: dict[str, tuple[Any, list[Any], list[Any]]] = {
         {"type": ["string", "number"], "not": {"enum": ["a", 1, 3]}}, ["b", "", 2, 0.5, 4], ["a", 1, 3, None]
     ),
     "not bounds": ({"type": "number", "not": {"minimum": 5}}, [4.5, -1], [5, 6]),
+    "multipleOf of many digits": (
+        {"type": "number", "multipleOf": 0.12345}, [0, 2469, -4938, 12345], [1, 0.5, 2470, 246]
+    ),
+    "multipleOf of more": ({"type": "integer", "multipleOf": 12345678901, "minimum": 1}, [12345678901], [0, 1, 5]),
+    "multiples with a large one in common": (
+        {"type": "integer", "multipleOf": 1009, "allOf": [{"multipleOf": 1013}]}, [0], [1009, 1013, 1]
+    ),
+    "a price and a count": (
+        {**_OBJECT, "properties": {"p": {"multipleOf": 0.01}, "n": {"multipleOf": 1000}}},
+        [{"p": 19.75, "n": 1000000}, {"p": 123456789}], [{"n": 1}],
+    ),
     "not required": ({**_OBJECT, "not": {"required": ["a"]}}, [{}, {"b": 1}], [{"a": 1}]),
     "not a pattern of words": (
         {"type": "string", "not": {"pattern": "^(no|off)$"}}, ["on", "noo"], ["no", "off", "no\n"]

@@ -15,6 +15,7 @@ nothing can be closed) is left.
 import copy
 import functools
 import json
+import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.generation.schemas.narrowing import Narrowing, is_loose, narrow
+from llm_journey.generation.schemas.narrowing import Narrowing, narrow, needs_narrowing
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
 
@@ -43,6 +44,10 @@ _LIMITS = {
 }
 _JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": False}
 _MAX_TRIED = 3000  # tokens tried on the way to a string's end: 0.2 s
+# llguidance follows a schema's references by recursion, 7 kB of stack for each; a schema of MAX_SCHEMA_BYTES can have a
+# chain of them that takes 100 MB, and past its stack a process ends. What is not touched of this costs nothing.
+_STACK = 512 << 20
+_stack_size = threading.Lock()  # threading.stack_size is one setting for all
 _REPEATS = regex_module.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 _vocabularies: "weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], _Vocabulary]]" = weakref.WeakKeyDictionary()
@@ -230,17 +235,34 @@ def make_constraint(
 
 def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
     """A walk along a grammar, whose first step shows what it costs, and whether anything can be written at all."""
-    matcher = library.LLMatcher(vocabulary.trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
-    if not matcher.is_error():
-        matcher.compute_logit_bias()
-    return matcher
+    found: list[Any] = []
+
+    def build() -> None:
+        matcher = library.LLMatcher(vocabulary.trie, grammar, log_level=0, limits=library.LLParserLimits(**_LIMITS))
+        if not matcher.is_error():
+            matcher.compute_logit_bias()
+        found.append(matcher)
+
+    thread = threading.Thread(target=build, name="grammar", daemon=True)
+    with _stack_size:
+        before = threading.stack_size(_STACK)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise JourneyError(f"a grammar is built on a stack of {_STACK >> 20} MB of addresses: {error}") from None
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    if not found:
+        raise JourneyError("the grammar's library failed; its message is on standard error")
+    return found[0]
 
 
 def _schema_matcher(library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool) -> tuple[Any, Narrowing]:
     """A walk along a schema as it is where the library can follow it, else narrowed; and what it is then."""
     checked = _checked_schema(schema)
-    reason = "it takes in more than is valid"
-    if isinstance(checked, dict) and not is_loose(checked):
+    reason = "it is not followed exactly, or not within bounds"
+    if isinstance(checked, dict) and not needs_narrowing(checked):
         matcher = _matcher(library, vocabulary, _schema_grammar(library, checked))
         if not matcher.is_error():
             return matcher, Narrowing(checked, ())

@@ -38,6 +38,7 @@ from llm_journey.generation.schemas.algebra import (
 from llm_journey.generation.schemas.complement import broken
 from llm_journey.generation.schemas.conditions import Decision, decided
 from llm_journey.generation.schemas.disjoint import are_disjoint, finite_values, listed_values, properties_of
+from llm_journey.generation.schemas.multiples import all_countable, countable, is_multiple, some_multiples
 from llm_journey.generation.schemas.references import Place, References, Schema, list_of, map_of
 
 _MAX_STEPS, _MAX_DEPTH, _MAX_CASES, _MAX_WAYS, _MAX_INLINE = 20_000, 60, 48, 256, 300
@@ -113,13 +114,18 @@ def narrow(schema: dict[str, Any] | bool, *, cautious: bool = False) -> Narrowin
     return Narrowing({**body, "$defs": narrower.definitions} if narrower.definitions else body, notes)
 
 
-def is_loose(schema: Any) -> bool:
+def needs_narrowing(schema: Any) -> bool:
+    """Whether llguidance must not be given a schema as it is: it would permit too much, or take too long."""
+    return _is_loose(schema) or not all_countable(schema)
+
+
+def _is_loose(schema: Any) -> bool:
     """Whether llguidance takes a schema for more than it is: dates that no calendar has, names that come twice."""
     if isinstance(schema, dict):
         if schema.get("format") in LOOSE_FORMATS or (containers.count_of(schema, "minProperties") or 0) > 1:
             return True
-        return any(map(is_loose, schema.values()))
-    return isinstance(schema, list) and any(map(is_loose, schema))
+        return any(map(_is_loose, schema.values()))
+    return isinstance(schema, list) and any(map(_is_loose, schema))
 
 
 class _Narrower:
@@ -130,6 +136,7 @@ class _Narrower:
         self._done: dict[Any, Schema] = {}
         self._open: dict[Any, str] = {}
         self._recursive: set[str] = set()
+        self.countable = countable(references.root.schema)
         self.branch_names: tuple[str, ...] = ()  # of the branch of a oneOf at hand: what may tell it from others
         self._steps = self._depth = 0
         self._sizes: dict[int, tuple[Any, int]] = {}
@@ -195,6 +202,11 @@ class _Narrower:
         if self.cautious and len(base.get("patternProperties", {})) > 1:
             self.note("patternProperties: a name that matches one of the patterns satisfies the schemas of all")
             base["patternProperties"] = containers.joined_patterns(base["patternProperties"], all_of)
+        multiple = base.get("multipleOf")
+        if is_multiple(multiple) and multiple not in self.countable:
+            self.note("multipleOf: some multiples around zero, where there are too many to count")
+            del base["multipleOf"]
+            parts.append(any_of([{"type": other_types(["number"])}, {"enum": some_multiples(multiple)}]))
         parts += self._counted(base)
         seen = Seen(
             tuple(keywords.get("properties", ())),
