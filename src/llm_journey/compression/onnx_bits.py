@@ -7,8 +7,10 @@ The runtime's product knows scale * (q - 8) at 4 bits; the rest is a small produ
 
     x W^T = x (scale (q - 8))^T + sums(x) (minimum + 8 scale)^T,    sums: of each 32 inputs
 
-Activations are rounded to int8 by blocks of 32 within the product (accuracy_level 4), which makes it fast. The head and
-the embedding are int8 at either width: they are the same matrix, kept once, where they are tied.
+The head and the embedding are int8 at either width: they are the same matrix, kept once, where they are tied. At 8 bits
+the product rounds activations to int8 by blocks of 32 too (accuracy_level 4): in float32 it is ten times slower. At 4
+bits it does not (accuracy_level 1): that costs 8% of the tokens a second and takes 25 MB less, and on SmolLM2's chats
+the KL to float32 is 0.001 instead of 0.007.
 
 Legend: M outputs, K inputs, G groups of 32, V vocabulary, D width.
 """
@@ -22,6 +24,7 @@ from llm_journey.quantization.formats import quantize_int4
 
 GROUP = 32
 _MIDDLE = {8: 128, 4: 8}
+_ACCURACY = {8: 4, 4: 1}
 _DOMAIN = "com.microsoft"
 
 
@@ -86,4 +89,4 @@ def _int8(graph: Graph, name: str, weight_mk: Tensor) -> tuple[str, str]:
 def _product(graph: Graph, x: str, weight_mk: Tensor, codes: str, scale: str, *, bits: int) -> str:
     num_outputs, num_inputs = weight_mk.shape
     sizes = {"N": num_outputs, "K": num_inputs, "bits": bits, "block_size": GROUP}
-    return graph.add("MatMulNBits", x, codes, scale, domain=_DOMAIN, accuracy_level=4, **sizes)
+    return graph.add("MatMulNBits", x, codes, scale, domain=_DOMAIN, accuracy_level=_ACCURACY[bits], **sizes)

@@ -105,27 +105,53 @@ def encode_chat(tokenizer: "Tokenizer", messages: Sequence[Mapping[str, Any]], *
 
     So no message can end its turn or open another. Takes `render`'s options.
     """
-    said = (messages, options.get("tools"), options.get("documents"))
-    text = json.dumps(said, ensure_ascii=False, default=str)
-    # A private-use character that occurs nowhere breaks up the names in the messages, and is taken out again.
-    free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
-    mark = next(free)
-    names = sorted(tokenizer.special_tokens.keys() - tokenizer.visible_tokens, key=len, reverse=True)
-    # A name of one character has no inside: another private-use character stands in for it.
-    broken = {name: name[:1] + mark + name[1:] if len(name) > 1 else next(free) for name in names}
-    for name in ("tools", "documents"):
-        if options.get(name) is not None:
-            options[name] = _break_up(options[name], broken)
-    rendered = render_chat(tokenizer, _break_up(messages, broken), **options)
-    ids: list[int] = []
-    for ordinary, special in tokenizer.split_special(rendered):
-        whole = ordinary.replace(mark, "")
-        for name, stand_in in broken.items():
-            whole = whole.replace(stand_in, name) if len(name) == 1 else whole
-        ids += tokenizer.encode(whole)
-        if special is not None:
-            ids.append(tokenizer.special_tokens[special])
-    return ids
+    chat = GuardedChat(tokenizer, messages, **options)
+    return chat.ids(chat.render())
+
+
+class GuardedChat:
+    """A chat whose messages can hold no special token: their names in it are broken up by a mark, and put together
+    again as plain text once the template's own are ids.
+
+    Of the same chat, beginnings can be rendered and compared: `render(3)` is its first three messages.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", messages: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        said = (messages, options.get("tools"), options.get("documents"))
+        text = json.dumps(said, ensure_ascii=False, default=str)
+        # A private-use character that occurs nowhere breaks up the names in the messages, and is taken out again.
+        free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+        self._tokenizer, self._mark = tokenizer, next(free)
+        names = sorted(tokenizer.special_tokens.keys() - tokenizer.visible_tokens, key=len, reverse=True)
+        # A name of one character has no inside: another private-use character stands in for it.
+        self._broken = {name: name[:1] + self._mark + name[1:] if len(name) > 1 else next(free) for name in names}
+        for name in ("tools", "documents"):
+            if options.get(name) is not None:
+                options[name] = _break_up(options[name], self._broken)
+        self._messages, self._options = _break_up(messages, self._broken), options
+
+    def render(
+        self,
+        count: int | None = None,
+        *,
+        further: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The first `count` messages (all of them) and perhaps further ones, with marks."""
+        options = self._options | ({"add_generation_prompt": True} if add_generation_prompt else {})
+        return render_chat(self._tokenizer, [*self._messages[:count], *further], **options)
+
+    def ids(self, rendered: str) -> list[int]:
+        """The ids of a rendered text, or of a part of it."""
+        ids: list[int] = []
+        for ordinary, special in self._tokenizer.split_special(rendered):
+            whole = ordinary.replace(self._mark, "")
+            for name, stand_in in self._broken.items():
+                whole = whole.replace(stand_in, name) if len(name) == 1 else whole
+            ids += self._tokenizer.encode(whole)
+            if special is not None:
+                ids.append(self._tokenizer.special_tokens[special])
+        return ids
 
 
 def _break_up(value: Any, broken: Mapping[str, str]) -> Any:

@@ -156,6 +156,10 @@ class Tokenizer:
                 start = match.end()
         yield text[start:], None
 
+    def special_ends(self, text: str) -> list[int]:
+        """Where each special token in `text` ends."""
+        return [] if self._special_pattern is None else [match.end() for match in self._special_pattern.finditer(text)]
+
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
         """`encode` of each text, on all cores (the core works outside Python's lock)."""
         slices = _slices(texts)

@@ -8,7 +8,7 @@ multiplying in floats, so that 0.12345 becomes 12345000000000002.
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeGuard
 
 MAX_STATES = 50_000  # 0.1 s and 20 MB
 _MAX_COEFFICIENT = 1 << 32
@@ -42,7 +42,7 @@ def some_multiples(of: float) -> list[int]:
     return [count * step for count in range(-_COUNT, _COUNT + 1) if abs(count * step) <= _EXACT]
 
 
-def is_multiple(value: Any) -> bool:
+def is_multiple(value: Any) -> TypeGuard[float]:
     """Whether a value under multipleOf is one that JSON Schema permits."""
     return not isinstance(value, bool) and isinstance(value, int | float) and value > 0
 
