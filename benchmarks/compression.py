@@ -25,10 +25,7 @@ import argparse
 import gc
 import importlib.util
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +37,7 @@ import torch
 from torch import Tensor
 
 from llm_journey.app.language_model import LanguageModel, open_model
+from llm_journey.app.processes import run_measured
 from llm_journey.app.quantize import QuantizeConfig, Texts, bits, quantized_decoder
 from llm_journey.checkpoint.gguf.model import build_decoder, read_gguf, write_gguf
 from llm_journey.checkpoint.model_folder import load_decoder, save_model
@@ -260,9 +258,10 @@ def speed(bench: Bench) -> Iterator[Figure]:
     measured: dict[str, list[dict[str, float]]] = {arm: [] for arm in sources}
     for index in range(bench.options.rounds):
         for arm in list(sources)[:: -1 if index % 2 else 1]:
-            command = [sys.executable, __file__, "--child", sources[arm]]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-            measured[arm].append(json.loads(done.stdout))
+            done = run_measured([__file__, "--child", sources[arm]])
+            if done.code or done.peak_bytes is None:
+                sys.exit(f"{arm}: {done.err or 'this system does not tell how much memory a process held'}")
+            measured[arm].append(json.loads(done.out) | {"peak": done.peak_bytes / 1e6})
             say(f"round {index + 1}: {arm}: {measured[arm][-1]}")
     for arm, rounds in measured.items():
         for key, metric, unit in (("decode", "decode", "tok/s"), ("peak", "peak memory", "MB")):
@@ -272,7 +271,7 @@ def speed(bench: Bench) -> Iterator[Figure]:
 
 
 def child(source: str) -> None:
-    """One arm: open it as `journey generate` does, write some tokens, say how fast and with how much memory."""
+    """One arm: open it as `journey generate` does, write some tokens, say how fast."""
     from llm_journey.generation.sampling import SamplingConfig
 
     model = open_model(source, precision="float32")
@@ -283,7 +282,7 @@ def child(source: str) -> None:
         model.engine.step()
         times.append(time.perf_counter())
     decode = (len(request.tokens) - 1) / (times[-1] - times[len(times) - len(request.tokens)])
-    print(json.dumps({"decode": decode, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}))
+    print(json.dumps({"decode": decode}))
 
 
 def require(holds: bool, claim: str) -> None:

@@ -69,17 +69,27 @@ def read_json_lines(path: Path, counts: RowCounts, limits: Limits) -> Iterator[t
 
     Raises Unreadable where the file is damaged or unpacks beyond the limits; rows before that stay valid.
     """
+    for number, row, fault in read_json_rows(path, limits):
+        if fault is not None:
+            counts.fault(fault, number)
+        elif (text := counts.text_of(row, number)) is not None:
+            yield number, text
+
+
+def read_json_rows(path: Path, limits: Limits) -> Iterator[tuple[int, Any, str | None]]:
+    """(line number from 1, row, fault) of each line that is not blank; a row is None where it is no JSON.
+
+    fault: why there is no row, where its line is too long. Raises Unreadable as `read_json_lines` does.
+    """
     with path.open("rb") as raw:
         packed = path.name.lower().endswith(".gz")
         file = cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb")) if packed else raw
         try:
             for number, line in _lines(file, raw if packed else None, limits):
                 if line is None:
-                    counts.fault(f"longer than {limits.line_bytes >> 20} MiB", number)
+                    yield number, None, f"longer than {limits.line_bytes >> 20} MiB"
                 elif stripped := line.strip():
-                    text = counts.text_of(_decode_row(stripped), number)
-                    if text is not None:
-                        yield number, text
+                    yield number, _decode_row(stripped), None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise Unreadable(f"damaged gzip file ({error}); only the rows before the damage were read") from None
 
