@@ -1,4 +1,4 @@
-"""Rows of chats from where they are kept: JSON Lines, JSON, Parquet, or a data set of the Hugging Face hub, streamed."""
+"""Rows of chats from where they are kept: JSON Lines, JSON, Parquet, or a hub data set, streamed."""
 
 import json
 from collections.abc import Iterator
