@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llm_journey.cli import (
+    adapters,
     bench,
     boundary,
     data,
@@ -40,6 +41,7 @@ for _name, _group in (
     ("data", data.app),
     ("models", models.app),
     ("tokenizer", tokenizer.app),
+    ("adapters", adapters.app),
     ("runs", runs.app),
     ("foundations", foundations.app),
 ):

@@ -39,14 +39,18 @@ def usable_cores() -> int:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that holds this package ('+' behind it where files were changed), or None."""
+    """The commit of the checkout that holds this package ('+' behind it where files were changed), or None.
+
+    What a measurement appends to the ledger is no change of what was measured.
+    """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
         run = ["git", "-C", str(root)]
         head = subprocess.run([*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5)
-        state = subprocess.run([*run, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+        changes = [*run, "status", "--porcelain", "-uno", "--", ":/", ":(top,exclude)benchmarks/ledger.jsonl"]
+        state = subprocess.run(changes, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if head.returncode != 0:

@@ -13,7 +13,7 @@ within bounds, and compared with the model's shapes before a layer is made.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,44 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "arrow_config": (None,),
     "use_bdlora": (False, None),
 }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a folder says of its adapter, whatever model it fits."""
+
+    base: str
+    config: LoraConfig
+    num_modules: int
+    num_parameters: int
+
+    @property
+    def kind(self) -> str:
+        """In a word."""
+        return kind_of(self.config)
+
+
+def kind_of(config: LoraConfig) -> str:
+    """LoRA, rsLoRA, DoRA or rsDoRA."""
+    return f"{'rs' if config.rslora else ''}{'DoRA' if config.dora else 'LoRA'}"
+
+
+def read_facts(directory: Path) -> Facts:
+    """The facts of an adapter's folder; of its tensors the header alone is read.
+
+    Raises BadInputError naming the file.
+    """
+    values, shapes = tensor_files.read_json(directory / CONFIG), tensor_files.read_shapes(directory / WEIGHTS)
+    base = values.get("base_model_name_or_path")
+    if values.get("peft_type") != "LORA":
+        kind = str(values.get("peft_type"))[:80]
+        raise BadInputError(f"{directory / CONFIG}: key 'peft_type' = {kind!r}: only LORA is read")
+    parts = [stored for stored in shapes if _TENSOR.fullmatch(stored)]
+    factors = [stored for stored in parts if stored.endswith(("lora_A.weight", "lora_embedding_A"))]
+    settings = _settings(values, values.get("r", 8), values.get("lora_alpha", 8), ["*"])
+    config = validate(LoraConfig, settings, str(directory / CONFIG))
+    number = sum(math.prod(shapes[stored]) for stored in parts)
+    return Facts(base if isinstance(base, str) else "", config, len(factors), number)
 
 
 def is_adapter(directory: Path) -> bool:
@@ -233,17 +271,27 @@ def _read_config(
     return {
         path: validate(
             LoraConfig,
-            {
-                "rank": _at(values, "rank_pattern", module_name(model.config, path), values.get("r", 8)),
-                "alpha": _at(values, "alpha_pattern", module_name(model.config, path), values.get("lora_alpha", 8)),
-                "dropout": values.get("lora_dropout", 0.0),
-                "targets": [path],
-                "rslora": values.get("use_rslora", False),
-                "dora": dora,
-            },
+            _settings(
+                values,
+                _at(values, "rank_pattern", module_name(model.config, path), values.get("r", 8)),
+                _at(values, "alpha_pattern", module_name(model.config, path), values.get("lora_alpha", 8)),
+                [path],
+            ),
             where,
         )
         for path in stored
+    }
+
+
+def _settings(values: Mapping[str, Any], rank: Any, alpha: Any, targets: list[str]) -> dict[str, Any]:
+    """LoraConfig's fields from PEFT's keys."""
+    return {
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": values.get("lora_dropout", 0.0),
+        "targets": targets,
+        "rslora": values.get("use_rslora", False),
+        "dora": values.get("use_dora", False),
     }
 
 
