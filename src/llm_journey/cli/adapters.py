@@ -46,7 +46,8 @@ def list_folder(
 
 @app.command(
     epilog=examples(
-        "journey adapters merge smollm2-135m-instruct ./adapter --out merged", 'journey chat merged "Hello"'
+        "journey adapters merge quickstart ./adapter --out merged",
+        "journey adapters merge small ./adapter --out new --json",
     )
 )
 def merge(
