@@ -70,7 +70,9 @@ def prepare(source: RecipeOrSource, settings: Set = None, as_json: Json = False)
 
 @app.command(
     epilog=examples(
-        "journey data show wiki-summaries --count 3", 'journey data show ./texts --dropped "too short" --seed 7'
+        "journey data show wiki-summaries --count 3",
+        'journey data show ./texts --dropped "too short" --seed 7',
+        "journey data show ./chats.jsonl --mask smollm2-135m-instruct",
     )
 )
 def show(
@@ -80,13 +82,22 @@ def show(
     reason: Annotated[
         str | None, typer.Option("--dropped", metavar="REASON", help="Only those dropped for this reason.")
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option("--mask", metavar="MODEL", help="Of chats: what this model would learn of them, in colour."),
+    ] = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Read documents, kept and dropped.
+    """Read documents, kept and dropped; or chats, as a model learns them.
 
-    Dropped documents come with the reason.
+    Dropped documents come with the reason. With --mask, SOURCE holds chats (messages, prompt and completion, Alpaca's
+    or ShareGPT's rows): what the assistant writes, and the model learns to write, is green, or within ⟦⟧ without
+    colour.
     """
+    if mask is not None:
+        _show_masks(source, mask, count, seed, as_json, is_plain=reason is None and not settings)
+        return
     from dataclasses import asdict
 
     from llm_journey.app.corpora import show as draw_samples
@@ -102,3 +113,32 @@ def show(
         fate = f"dropped: {item.reason}" if item.reason else f"kept ({item.split})"
         output().print(f"--- {item.identifier}  {fate}", markup=False, soft_wrap=True, style="bold")
         output().print(item.text, markup=False, soft_wrap=True)
+
+
+def _show_masks(source: str, model: str, count: int, seed: int, as_json: bool, *, is_plain: bool) -> None:
+    from rich.text import Text
+
+    from llm_journey.app.chats import show_masks
+    from llm_journey.cli.output import show_facts
+    from llm_journey.core.console import output, print_json
+    from llm_journey.core.errors import BadInputError
+
+    if not is_plain:
+        raise BadInputError("--mask shows chats as they are; leave out --dropped and --set")
+    found = show_masks(source, model, count=count, seed=seed)
+    if as_json:
+        print_json(found.describe())
+        return
+    coloured = output().color_system is not None
+    for chat in found.shown:
+        output().print(
+            f"--- {chat.where}  {chat.trained:,} of {chat.tokens:,} tokens are trained",
+            markup=False,
+            soft_wrap=True,
+            style="bold",
+        )
+        text = Text()
+        for piece, trained in chat.pieces:
+            text.append(f"⟦{piece}⟧" if trained and not coloured else piece, style="green" if trained else "dim")
+        output().print(text, soft_wrap=True)
+    show_facts(found.rows())

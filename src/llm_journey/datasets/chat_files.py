@@ -1,5 +1,6 @@
 """Rows of chats from where they are kept: JSON Lines, JSON, Parquet, or a hub data set, streamed."""
 
+import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.core.paths import cache_dir
-from llm_journey.datasets.streaming import local_files
 from llm_journey.text.documents import Limits, Unreadable
 from llm_journey.text.records import read_json_rows
 
@@ -24,18 +24,25 @@ def chat_rows(source: str, *, split: str = "train") -> Iterator[tuple[str, Any]]
     JourneyError where it cannot be read on.
     """
     path = Path(source).expanduser()
-    if path.is_file() or path.is_dir() or any(mark in source for mark in "*?["):
-        files = [each for each in local_files(source) if each.name.lower().endswith(CHAT_SUFFIXES)]
-        if path.is_file():
-            files = [path]
-        if not files:
-            raise BadInputError(f"{source}: no file of chats there; known kinds: {', '.join(CHAT_SUFFIXES)}")
-        for file in files:
-            yield from _file_rows(file)
-    elif path.suffix or source.count("/") != 1:
-        raise BadInputError(f"{source}: no such file; give a file, a folder, or a hub data set as owner/name")
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = sorted(item for item in path.rglob("*") if item.is_file() and _is_chat_file(item))
+    elif any(mark in source for mark in "*?["):
+        files = sorted(Path(name) for name in glob.iglob(str(path), recursive=True) if _is_chat_file(Path(name)))  # noqa: PTH207
+    elif path.suffix or path.is_absolute() or source.count("/") != 1:
+        raise BadInputError(f"{source}: no such file; give a file, a folder, a glob, or a hub data set as owner/name")
     else:
         yield from _hub_rows(source, split)
+        return
+    if not files:
+        raise BadInputError(f"{source}: no file of chats there; known kinds: {', '.join(CHAT_SUFFIXES)}")
+    for file in files:
+        yield from _file_rows(file)
+
+
+def _is_chat_file(path: Path) -> bool:
+    return path.name.lower().endswith(CHAT_SUFFIXES) and path.is_file()
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -43,7 +50,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         if name.endswith((".jsonl", ".jsonl.gz")):
             for number, row, fault in read_json_rows(path, Limits()):
-                yield f"{path}:{number}", fault or row
+                yield f"{path}:{number}", row if fault is None else None
         elif name.endswith(".parquet"):
             yield from _parquet_rows(path)
         elif name.endswith(".json"):
