@@ -49,9 +49,36 @@ def write_shards(
 ) -> None:
     """Write the documents of a split as token shards: each document's ids, then `end_id`.
 
-    Memory is bounded by one shard (2 or 4 bytes a token) and the offsets (8 bytes a document). `encode` gets about
-    1 MB of text at a time. On an error nothing of the split is left behind. Raises BadInputError where there is no
-    document or where an id does not fit the vocabulary, JourneyError where the disk is full or cannot be written.
+    `encode` gets about 1 MB of text at a time. See `write_documents`.
+    """
+
+    def documents() -> Iterator[tuple[Sequence[int], int]]:
+        for batch in _batches(texts):
+            encoded = encode(batch)
+            if len(encoded) != len(batch):
+                raise ValueError(f"encode returned {len(encoded)} rows for {len(batch)} texts")
+            for text, ids in zip(batch, encoded, strict=True):
+                yield ids, len(text.encode("utf-8"))
+
+    write_documents(
+        documents(), directory, split=split, vocab_size=vocab_size, end_id=end_id, shard_tokens=shard_tokens
+    )
+
+
+def write_documents(
+    documents: Iterable[tuple[Sequence[int], int]],
+    directory: Path,
+    *,
+    split: str,
+    vocab_size: int,
+    end_id: int,
+    shard_tokens: int = 50_000_000,
+) -> None:
+    """Write documents that are ids already, each with the bytes of its text, as token shards.
+
+    Memory is bounded by one shard (2 or 4 bytes a token) and the offsets (8 bytes a document). On an error nothing of
+    the split is left behind. Raises BadInputError where there is no document or where an id does not fit the
+    vocabulary, JourneyError where the disk is full or cannot be written.
     """
     if not 0 <= end_id < vocab_size or shard_tokens < 1:
         raise ValueError(f"end_id {end_id} must lie in a vocabulary of {vocab_size}; shard_tokens {shard_tokens} > 0")
@@ -62,20 +89,16 @@ def write_shards(
     index_path = directory / f"{split}.json"
     try:
         index_path.unlink(missing_ok=True)
-        for batch in _batches(texts):
-            encoded = encode(batch)
-            if len(encoded) != len(batch):
-                raise ValueError(f"encode returned {len(encoded)} rows for {len(batch)} texts")
-            num_bytes += sum(len(text.encode("utf-8")) for text in batch)
-            for ids in encoded:
-                writer.add(_checked(ids, vocab_size, end_id))
-                offsets.append(writer.num_tokens)
+        for ids, size in documents:
+            num_bytes += size
+            writer.add(_checked(ids, vocab_size, end_id))
+            offsets.append(writer.num_tokens)
         if len(offsets) == 1:
             raise BadInputError(
                 f"the {split} split holds no document, so it has no tokens; add text or split otherwise"
             )
         writer.flush()
-        documents = writer.write_file(f"{split}-documents.bin", np.array(offsets, dtype=_OFFSET_DTYPE).tobytes())
+        starts = writer.write_file(f"{split}-documents.bin", np.array(offsets, dtype=_OFFSET_DTYPE).tobytes())
         index: dict[str, Any] = {
             "format": _FORMAT,
             "split": split,
@@ -86,7 +109,7 @@ def write_shards(
             "num_tokens": writer.num_tokens,
             "num_documents": len(offsets) - 1,
             "num_bytes": num_bytes,
-            "documents": documents,
+            "documents": starts,
             "shards": writer.shards,
         }
         index["fingerprint"] = files.sha256_json(index)
