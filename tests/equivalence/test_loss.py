@@ -103,3 +103,18 @@ def test_under_autocast(dtype: torch.dtype, hidden_dtype: str) -> None:
     torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0.0)
     torch.testing.assert_close(hidden_gradient.float(), wanted[0], rtol=0.1, atol=5e-3)
     torch.testing.assert_close(weight_gradient, wanted[1], rtol=0.1, atol=2e-2)
+
+
+def test_a_weight_that_is_not_trained_has_no_gradient_and_ignored_positions_cost_nothing() -> None:
+    torch.manual_seed(0)
+    hidden_nd, weight_vd = torch.randn(40, 16, requires_grad=True), torch.randn(50, 16)
+    targets_n = torch.randint(0, 50, (40,))
+    targets_n[torch.rand(40) < 0.7] = IGNORED
+    expected = next_token_loss(hidden_nd @ weight_vd.T, targets_n)
+    (gradient,) = torch.autograd.grad(expected, hidden_nd)
+    found = linear_cross_entropy(hidden_nd, weight_vd, targets_n, chunk=7)
+    found.backward()
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert hidden_nd.grad is not None and torch.allclose(hidden_nd.grad, gradient, atol=1e-6)
+    nothing = linear_cross_entropy(hidden_nd, weight_vd, torch.full((40,), IGNORED))
+    assert float(nothing) == 0

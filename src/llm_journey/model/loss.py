@@ -31,10 +31,15 @@ def linear_cross_entropy(
     """`next_token_loss(hidden @ weight.T, targets)` in chunks of tokens that stay in the processor's cache.
 
     Each chunk's logits become, in place, their own gradient (softmax minus target), which goes into the gradients of
-    hidden and weight at once: the (N, V) matrix is never stored and read three times instead of about ten.
+    hidden and weight at once: the (N, V) matrix is never stored and read three times instead of about ten. Positions
+    without a target are left out before, and the gradient of a weight that is not trained is not computed.
     """
+    hidden_nd, targets_n = hidden_btd.flatten(0, -2), targets_bt.flatten()
+    counts_n = targets_n != IGNORED
+    if not bool(counts_n.all()):
+        hidden_nd, targets_n = hidden_nd[counts_n], targets_n[counts_n]
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_btd.flatten(0, -2), weight_vd, targets_bt.flatten(), label_smoothing, chunk
+        hidden_nd, weight_vd, targets_n, label_smoothing, chunk
     )
     return total
 
@@ -45,7 +50,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, label_smoothing: float, chunk: int
     ) -> Tensor:
         count = (targets_n != IGNORED).sum().clamp(min=1)
-        hidden_grad_nd, weight_grad_vd = torch.empty_like(hidden_nd), torch.zeros_like(weight_vd)
+        hidden_grad_nd = torch.empty_like(hidden_nd)
+        weight_grad_vd = torch.zeros_like(weight_vd) if ctx.needs_input_grad[1] else None
         hidden_nd, weight_vd = (_for_products(tensor) for tensor in (hidden_nd, weight_vd))
         total = torch.zeros((), dtype=torch.float32, device=hidden_nd.device)
         off_target = label_smoothing / weight_vd.shape[0]
@@ -65,14 +71,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gradient_cv.scatter_add_(1, index_c1, gradient_cv.new_full(index_c1.shape, label_smoothing - 1))
             gradient_cv = gradient_cv.mul_(counts_c1).to(weight_vd.dtype)  # in [-1, 1]: float16 loses nothing of weight
             hidden_grad_nd[start : start + chunk] = gradient_cv @ weight_vd
-            weight_grad_vd += gradient_cv.T @ hidden_cd
-        ctx.save_for_backward(hidden_grad_nd.div_(count), weight_grad_vd.div_(count))
+            if weight_grad_vd is not None:
+                weight_grad_vd += gradient_cv.T @ hidden_cd
+        ctx.save_for_backward(
+            hidden_grad_nd.div_(count), None if weight_grad_vd is None else weight_grad_vd.div_(count)
+        )
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden_grad_nd, weight_grad_vd = ctx.saved_tensors
-        return hidden_grad_nd * grads[0], weight_grad_vd * grads[0], None, None, None
+        weight_grad = None if weight_grad_vd is None else weight_grad_vd * grads[0]
+        return hidden_grad_nd * grads[0], weight_grad, None, None, None
 
 
 def _for_products(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ so nothing of them is trained; a gradient passes through to the inputs, as adapt
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,24 @@ class QuantizedLinear(_Quantized):
         if isinstance(weight, DynamicInt8Weight):
             result = dynamic_product(x.reshape(-1, self.in_features), weight).view(*x.shape[:-1], -1)
             return result if self.bias is None else result + self.bias
-        return F.linear(x, weight.dequantize().to(x.dtype), self.bias)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return F.linear(x, weight.dequantize().to(x.dtype), self.bias)
+        product: Tensor = _ProductOfCodes.apply(x, self)  # type: ignore[no-untyped-call]
+        return product if self.bias is None else product + self.bias
+
+
+class _ProductOfCodes(torch.autograd.Function):
+    """x W^T, W out of its codes forward and again backward: in between nothing of its size is kept (Dettmers et al.
+    2023, section 3: QLoRA's memory)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] @ ctx.layer.weight.to(gradients[0].dtype), None
 
 
 class QuantizedEmbedding(_Quantized):
