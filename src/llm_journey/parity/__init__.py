@@ -10,6 +10,7 @@ engine and plain decoding) the reference says llm-journey.
 from collections.abc import Iterable
 
 from llm_journey.parity import (
+    adapters,
     architecture,
     artifacts,
     embeddings,
@@ -30,6 +31,7 @@ EQUALITIES: tuple[Equality, ...] = (
     *architecture.EQUALITIES,
     *families.EQUALITIES,
     *learning.EQUALITIES,
+    *adapters.EQUALITIES,
     *sequences.EQUALITIES,
     *inside.EQUALITIES,
     *embeddings.EQUALITIES,
