@@ -72,10 +72,9 @@ def ties_tensor(tasks: Sequence[Tensor], weights: Sequence[float], density: floa
     """What tasks, trimmed to their largest entries, add together where their sign is the one with the larger sum."""
     if not 0 < density <= 1:
         raise BadInputError(f"density must lie above 0 and at most at 1, not {density}")
-    stacked = torch.stack([trimmed(task, density) * weight for task, weight in zip(tasks, weights, strict=True)])
-    elected = torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
-    agree = stacked.sign() == elected
-    return (stacked * agree).sum(0) / agree.sum(0).clamp(min=1)
+    stacked = torch.stack([trimmed(task, density) for task in tasks])
+    agree = stacked.sign() == torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
+    return weighted_sum(list(stacked * agree), weights) / agree.sum(0).clamp(min=1)
 
 
 def trimmed(task: Tensor, density: float) -> Tensor:
