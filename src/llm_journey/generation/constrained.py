@@ -46,7 +46,7 @@ _JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": False}
 _MAX_TRIED = 3000  # tokens tried on the way to a string's end: 0.2 s
 # llguidance follows a schema's references by recursion, 7 kB of stack for each; a schema of MAX_SCHEMA_BYTES can have a
 # chain of them that takes 100 MB, and past its stack a process ends. What is not touched of this costs nothing.
-_STACK = 512 << 20
+_STACK = 256 << 20
 _stack_size = threading.Lock()  # threading.stack_size is one setting for all
 _REPEATS = regex_module.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
