@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.generation import constrained, grammar_trial
 from llm_journey.generation.constrained import checked_regex, make_constraint
 from llm_journey.generation.engine import Engine
 from llm_journey.generation.sampling import SamplingConfig
@@ -229,6 +230,20 @@ def test_a_long_chain_of_references_ends_no_process(keyword: str) -> None:
     except BadInputError as error:
         assert str(error).startswith("schema cannot be followed")
     assert time.monotonic() - began < 10
+
+
+def test_what_takes_all_memory_is_tried_elsewhere_and_the_next_request_succeeds() -> None:
+    """The intersection of these patterns asked for 7 GB at once, which ended the process."""
+    patterns = [{"pattern": f"(a|b)*a(a|b){{{count}}}$"} for count in range(1, 40)]
+    with pytest.raises(BadInputError, match="the grammar takes more than 5 seconds or 1 GB to build"):
+        make_constraint(TOKENIZER, schema={"type": "string", "allOf": patterns})
+    assert make_constraint(TOKENIZER, schema={"type": "boolean"}).allowed().any()
+
+
+def test_a_trial_is_an_answer_even_where_the_grammar_is_wrong() -> None:
+    assert grammar_trial.passes("start: a b", constrained._LIMITS)  # no such rules: an error, and an end
+    assert not grammar_trial._process.ask(b"no JSON", 5)
+    assert grammar_trial.passes('start: "x"', constrained._LIMITS)
 
 
 @pytest.mark.parametrize(

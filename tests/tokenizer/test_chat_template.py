@@ -162,26 +162,26 @@ def test_the_caller_s_messages_are_left_alone() -> None:
 
 def test_the_process_is_started_anew_after_a_fork_or_an_end() -> None:
     assert render("{{ 1 + 1 }}", []) == "2"
-    process = chat_template._WORKER._process
+    process = chat_template._PROCESS._process
     assert process is not None
     process.kill()
     process.wait()
     assert render("{{ 1 + 1 }}", []) == "2"
-    process, owner = chat_template._WORKER._process, chat_template._WORKER._owner
+    process, owner = chat_template._PROCESS._process, chat_template._PROCESS._owner
     assert process is not None
     try:
-        chat_template._WORKER._owner = -1  # as it looks from a forked child
+        chat_template._PROCESS._owner = -1  # as it looks from a forked child
         assert render("{{ 1 + 1 }}", []) == "2"
         assert process.poll() is None, "the parent's process is left alone"
     finally:
-        chat_template._WORKER.stop()
-        chat_template._WORKER._process, chat_template._WORKER._owner = process, owner
+        chat_template._PROCESS.stop()
+        chat_template._PROCESS._process, chat_template._PROCESS._owner = process, owner
 
 
 def test_modules_in_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jinja2.py").write_text("raise SystemExit('ran a stranger')")
     monkeypatch.chdir(tmp_path)
-    chat_template._WORKER.stop()
+    chat_template._PROCESS.stop()
     assert render("{{ 1 + 1 }}", []) == "2"
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.generation import grammar_trial
 from llm_journey.generation.schemas.narrowing import Narrowing, narrow, needs_narrowing
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
@@ -44,9 +45,6 @@ _LIMITS = {
 }
 _JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": False}
 _MAX_TRIED = 3000  # tokens tried on the way to a string's end: 0.2 s
-# llguidance follows a schema's references by recursion, 7 kB of stack for each; a schema of MAX_SCHEMA_BYTES can have a
-# chain of them that takes 100 MB, and past its stack a process ends. What is not touched of this costs nothing.
-_STACK = 256 << 20
 _stack_size = threading.Lock()  # threading.stack_size is one setting for all
 _REPEATS = regex_module.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
@@ -234,7 +232,15 @@ def make_constraint(
 
 
 def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
-    """A walk along a grammar, whose first step shows what it costs, and whether anything can be written at all."""
+    """A walk along a grammar, whose first step shows what it costs, and whether anything can be written at all.
+
+    Raises BadInputError for a grammar that is not built within bounds.
+    """
+    if not grammar_trial.passes(grammar, _LIMITS):
+        raise BadInputError(
+            f"the grammar takes more than {grammar_trial.SECONDS:g} seconds or {grammar_trial.MEMORY_BYTES >> 30} GB "
+            "to build; ask for less at once"
+        )
     found: list[Any] = []
 
     def build() -> None:
@@ -245,11 +251,11 @@ def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
 
     thread = threading.Thread(target=build, name="grammar", daemon=True)
     with _stack_size:
-        before = threading.stack_size(_STACK)
+        before = threading.stack_size(grammar_trial.STACK)
         try:
             thread.start()
         except RuntimeError as error:
-            raise JourneyError(f"a grammar is built on a stack of {_STACK >> 20} MB of addresses: {error}") from None
+            raise JourneyError(f"no thread could be started to build a grammar: {error}") from None
         finally:
             threading.stack_size(before)
     thread.join()

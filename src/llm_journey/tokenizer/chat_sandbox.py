@@ -25,8 +25,9 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from llm_journey.core.line_process import READY
+
 MEMORY_BYTES = 512 << 20
-READY = b"ready\n"
 
 
 class OutputTooLongError(jinja2.TemplateError):

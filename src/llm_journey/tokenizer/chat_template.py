@@ -4,17 +4,13 @@ Our own template runs here; any other runs in a process of its own (see chat_san
 calls and is replaced once a template exceeds a limit.
 """
 
-import atexit
 import datetime
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.core.errors import BadInputError
+from llm_journey.core.line_process import LineProcess
 
 if TYPE_CHECKING:
     from llm_journey.tokenizer.tokenizer import Tokenizer
@@ -32,7 +28,6 @@ DEFAULT_TEMPLATE = (
 DEFAULT_SECONDS = 2.0
 MAX_CHARACTERS = 16 << 20
 _MAX_TEMPLATE_CHARACTERS = 1 << 20
-_START_SECONDS = 60.0
 # Names under which a model's reasoning is passed; templates read the first, older callers fill the others.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -79,7 +74,7 @@ def render(
 
         reply = run_request(json.loads(line))
     else:
-        reply = _WORKER.ask(line, seconds)
+        reply = _ask(line, seconds)
     if "error" in reply:
         raise BadInputError(f"chat template: {' '.join(reply['error'].split())}")
     return reply["text"]
@@ -178,71 +173,17 @@ def _prepare(message: Mapping[str, Any]) -> dict[str, Any]:
     return prepared
 
 
-class _Worker:
-    """The limited process that runs foreign templates: one at a time, from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
-
-    def ask(self, request: str, seconds: float) -> dict[str, str]:
-        """The reply to a request line. Raises BadInputError where it takes more than `seconds`."""
-        with self._lock:
-            line = self._exchange(self._ready(), request.encode() + b"\n", seconds)
-            if not line.endswith(b"\n"):
-                self.stop()
-                raise BadInputError(
-                    f"chat template: stopped after {seconds:g} seconds or for want of memory; it asks for too much"
-                )
-            reply: dict[str, str] = json.loads(line)
-            if "damaged" in reply:
-                self.stop()
-            return reply
-
-    def stop(self) -> None:
-        """End the process, if one runs."""
-        process, self._process = self._process, None
-        # A fork inherits this object, but the process belongs to the parent.
-        if process is None or self._owner != os.getpid():
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
-        process.wait()
-
-    def _ready(self) -> subprocess.Popen[bytes]:
-        from llm_journey.tokenizer.chat_sandbox import READY
-
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            self.stop()
-            # -P: no module of the current folder is taken for one of Python's.
-            command = [sys.executable, "-P", "-m", "llm_journey.tokenizer.chat_sandbox"]
-            self._owner = os.getpid()
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            if self._exchange(self._process, b"", _START_SECONDS) != READY:
-                self.stop()
-                raise JourneyError("the process that runs chat templates did not start")
-        return self._process
-
-    @staticmethod
-    def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
-        """Write a request, read one line; the process is killed when the time is up, which ends the reading."""
-        assert process.stdin is not None and process.stdout is not None
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            return process.stdout.readline()
-        except OSError:
-            return b""
-        finally:
-            timer.cancel()
+def _ask(request: str, seconds: float) -> dict[str, str]:
+    """The limited process's reply. Raises BadInputError where it takes more than `seconds`."""
+    line = _PROCESS.ask(request.encode(), seconds)
+    if line is None:
+        raise BadInputError(
+            f"chat template: stopped after {seconds:g} seconds or for want of memory; it asks for too much"
+        )
+    reply: dict[str, str] = json.loads(line)
+    if "damaged" in reply:
+        _PROCESS.stop()
+    return reply
 
 
-_WORKER = _Worker()
-atexit.register(_WORKER.stop)
+_PROCESS = LineProcess("llm_journey.tokenizer.chat_sandbox")
