@@ -208,6 +208,11 @@ def broken(adapter: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Tenso
     yield "use_dora is True", values | {"use_dora": True}, tensors
     yield "alpha", values | {"lora_alpha": -1}, tensors
     yield "alpha", values | {"lora_alpha": "x"}, tensors
+    yield "the rank of .* is 5, its factors have 8", values | {"r": 5}, tensors
+    yield "patterns are not followed", values | {"alpha_pattern": {".*q_proj": 3}}, tensors
+    yield "patterns are not followed", values | {"rank_pattern": [1]}, tensors
+    yield "no finite floating point", values, tensors | {name: tensors[name] * float("nan")}
+    yield "no finite floating point", values, tensors | {name: tensors[name].long()}
     yield "a factor is missing", values, {key: value for key, value in tensors.items() if key != name}
     yield "belongs to no matrix", values, tensors | {"base_model.model.x.lora_A.weight": tensors[name].clone()}
     yield "belongs to another model", values, tensors | {name: tensors[name][:, :-1].contiguous()}

@@ -1,5 +1,6 @@
 """Constrained answers: what is written obeys, whatever the model; what is hostile is refused in bounded time."""
 
+import functools
 import json
 import re
 import threading
@@ -184,6 +185,7 @@ def test_a_constraint_that_fails_ends_its_own_request_alone() -> None:
         ({"schema": {"$ref": "#"}}, "schema cannot be followed"),
         ({"schema": {"type": "string", "pattern": "a" * (1 << 18)}}, "the schema has 26.... bytes; at most 262144"),
         ({"schema": {"x": float("nan")}}, "the schema is no JSON"),
+        ({"schema": {"type": "string", "pattern": "a" * 20_000}}, "a pattern in the schema has 20000 characters"),
         ({"choices": []}, "choices must be 1 to 1000 texts"),
         ({"choices": ["a", ""]}, "none of them empty"),
         ({"choices": ["a" * 70_000]}, "more than 65536 characters"),
@@ -238,6 +240,46 @@ def test_what_takes_all_memory_is_tried_elsewhere_and_the_next_request_succeeds(
     with pytest.raises(BadInputError, match="the grammar takes more than 5 seconds or 1 GB to build"):
         make_constraint(TOKENIZER, schema={"type": "string", "allOf": patterns})
     assert make_constraint(TOKENIZER, schema={"type": "boolean"}).allowed().any()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5},
+        {"type": "number", "exclusiveMinimum": 100, "exclusiveMaximum": 100.5},
+        {"type": "number", "minimum": -1.5, "exclusiveMaximum": -1},
+        {"type": ["number", "null"], "exclusiveMinimum": -0.5, "exclusiveMaximum": 0},
+        {"not": {"const": 0}, "type": "number", "minimum": 0, "maximum": 0.5},
+        {"type": "number", "allOf": [{"exclusiveMinimum": 3}, {"maximum": 3.9}]},
+        {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 4},
+        {"const": {"exclusiveMinimum": 3}},
+        {"type": "integer", "minimum": -(10**30), "maximum": 5},
+    ],
+    ids=lambda schema: json.dumps(schema)[:50],
+)
+def test_open_and_large_bounds_are_kept_to(schema: dict[str, Any]) -> None:
+    """llguidance wrote 0 for the first of these."""
+    found = [json.loads(text) for text, reason in answers(random_engine(), 40, schema=schema) if reason == "stop"]
+    assert found
+    for value in found:
+        jsonschema.validate(value, schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": -(2**63), "maximum": -(2**63)},
+        {"type": "integer", "minimum": 10**300, "maximum": 10**301},
+        {"const": 9007199254740993},
+        {"enum": [{"a": [18446744073709551616]}]},
+        functools.reduce(lambda inner, _: {"items": inner}, range(600), {"type": "string"}),
+    ],
+    ids=lambda schema: str(schema)[:40],
+)
+def test_what_has_no_exact_answer_is_refused(schema: dict[str, Any]) -> None:
+    """The first ended the process, the last was a RecursionError."""
+    with pytest.raises(BadInputError, match="schema cannot be followed"):
+        make_constraint(TOKENIZER, schema=schema)
 
 
 def test_a_trial_is_an_answer_even_where_the_grammar_is_wrong() -> None:

@@ -47,6 +47,7 @@ _TENSOR = re.compile(
 )
 # A matrix of the model itself, which PEFT adds where it adapted the embedding.
 _WHOLE = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _KEYS = {"lora_A": "a_rk", "lora_B": "b_nr", "lora_magnitude_vector": "magnitude_n"}
 _KEYS |= {"lora_embedding_A": "b_nr", "lora_embedding_B": "a_rk"}
 # Settings of PEFT that change what an adapter computes; with any other value than these it is refused.
@@ -92,6 +93,9 @@ def read_facts(directory: Path) -> Facts:
 
     Raises BadInputError naming the file.
     """
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise BadInputError(f"{directory / name}: no such regular file")
     values, shapes = tensor_files.read_json(directory / CONFIG), tensor_files.read_shapes(directory / WEIGHTS)
     base = values.get("base_model_name_or_path")
     if values.get("peft_type") != "LORA":
@@ -169,10 +173,23 @@ def load_adapter(model: Transformer, directory: Path, name: str = "default") -> 
     """
     if not directory.is_dir():
         raise BadInputError(f"{directory}: no such adapter folder")
+    for name_of_file in (CONFIG, WEIGHTS):
+        if not (directory / name_of_file).is_file():
+            raise BadInputError(f"{directory / name_of_file}: no such regular file")
     values, weights = tensor_files.read_json(directory / CONFIG), directory / WEIGHTS
     stored = _stored(model, tensor_files.read_shapes(weights), str(weights))
     configs = _read_config(values, str(directory / CONFIG), model, stored)
+    shapes = tensor_files.read_shapes(weights)
+    for path, names in stored.items():
+        rank = shapes[names["b_nr"]][0 if path == "embed" else 1]  # a table's factors are stored transposed
+        if configs[path].rank != rank:
+            raise BadInputError(
+                f"{directory / CONFIG}: the rank of {path} is {configs[path].rank}, its factors have {rank}"
+            )
     tensors = tensor_files.read_tensors(weights)
+    for stored_name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise BadInputError(f"{weights}: {stored_name!r} holds what is no finite floating point number")
     for stored_name, path in _matrices(model, tensor_files.read_shapes(weights)).items():
         if not torch.equal(tensors[stored_name].float(), base_weight(model.get_submodule(path)).float()):
             raise BadInputError(f"{weights}: {stored_name!r} differs from the model's own; another model was adapted")
@@ -298,6 +315,6 @@ def _settings(values: Mapping[str, Any], rank: Any, alpha: Any, targets: list[st
 def _at(values: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
     """A setting that may differ by module: of the first pattern that is the module's name or its end."""
     patterns = values.get(key) or {}
-    if not isinstance(patterns, dict):
-        return default
+    if not isinstance(patterns, dict) or not all(_PLAIN_NAME.fullmatch(name) for name in patterns):
+        raise BadInputError(f"{CONFIG}: key {key!r} must map plain names of modules; patterns are not followed")
     return next((value for name, value in patterns.items() if f".{module}".endswith(f".{name}")), default)

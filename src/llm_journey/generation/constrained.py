@@ -27,11 +27,13 @@ from torch import Tensor
 
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation import grammar_trial
+from llm_journey.generation.schemas.bounds import within_exact_bounds
 from llm_journey.generation.schemas.narrowing import Narrowing, narrow, needs_narrowing
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
 
 MAX_REGEX, MAX_REPEATS, MAX_SCHEMA_BYTES, MAX_CHOICES, MAX_CHOICES_LENGTH = 4096, 1000, 1 << 18, 1000, 1 << 16
+MAX_PATTERN = 1 << 14  # inside a schema: published ones hold some of several thousand characters
 # What a grammar may cost: steps to build it, steps and items for one token, states in all (one or two kB each). With
 # these the most hostile regexes tried take 0.2 s and 20 MB; with llguidance's own a{1000000000} takes all memory.
 _LIMITS = {
@@ -216,7 +218,10 @@ def make_constraint(
     vocabulary = _vocabulary(library, tokenizer, frozenset(stop_ids) or _end_ids(tokenizer))
     followed = Narrowing({}, ())
     if schema is not None:
-        matcher, followed = _schema_matcher(library, vocabulary, schema)
+        try:
+            matcher, followed = _schema_matcher(library, vocabulary, schema)
+        except RecursionError:
+            raise BadInputError("schema cannot be followed: it is nested too deeply") from None
     else:
         matcher = _matcher(
             library,
@@ -316,12 +321,16 @@ def _checked_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any] | bool:
         raise BadInputError(f"the schema has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} are taken")
     if not isinstance(checked, dict | bool):
         raise BadInputError("the schema must be an object or a boolean")
+    longest = max(map(len, _patterns(checked)), default=0)
+    if longest > MAX_PATTERN:
+        raise BadInputError(f"a pattern in the schema has {longest} characters; at most {MAX_PATTERN} are taken")
     return checked
 
 
 def _schema_grammar(library: Any, schema: Mapping[str, Any]) -> str:
     try:
-        grammar: str = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON)
+        bounded = json.dumps(within_exact_bounds(schema))
+        grammar: str = library.LLMatcher.grammar_from_json_schema(bounded, overrides=_JSON)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"schema cannot be followed: {_one_line(str(error))}") from None
     return grammar

@@ -36,7 +36,15 @@ _PROBE = "probe_of_tools"
 
 
 def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The JSON schema of a call of any of `tools` (OpenAI's tool objects)."""
+    """The JSON schema of a call of any of `tools` (OpenAI's tool objects). Raises BadInputError for one nested too
+    deeply."""
+    try:
+        return _call_schema(tools)
+    except RecursionError:
+        raise BadInputError("a tool's parameters are nested too deeply") from None
+
+
+def _call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     calls = []
     for index, tool in enumerate(tools):
         function = tool["function"]
