@@ -51,7 +51,8 @@ def test_slerp_keeps_to_the_arc(seed: int, share: float) -> None:
 
 def test_states() -> None:
     one, other = ({"w": each, "n": torch.tensor([1, 2])} for each in tensors(1, 2))
-    assert torch.equal(slerp(one, other, 0.0)["w"], one["w"]) or torch.allclose(slerp(one, other, 0.0)["w"], one["w"])
+    assert torch.allclose(slerp(one, other, 0.0)["w"], one["w"], atol=1e-6)
+    assert torch.allclose(slerp(one, other, 1.0)["w"], other["w"], atol=1e-6)
     assert torch.allclose(linear([one, other], [0.5, 0.5])["w"], (one["w"] + other["w"]) / 2)
     assert torch.allclose(task_arithmetic(one, [other], [1.0])["w"], other["w"], atol=1e-6)
     assert torch.allclose(ties(one, [other], [1.0], density=1.0)["w"], other["w"], atol=1e-6)

@@ -3,8 +3,10 @@
 import functools
 import json
 import re
+import resource
 import threading
 import time
+from decimal import Decimal
 from typing import Any
 
 import jsonschema
@@ -253,6 +255,12 @@ def test_what_takes_all_memory_is_tried_elsewhere_and_the_next_request_succeeds(
         {"type": "number", "allOf": [{"exclusiveMinimum": 3}, {"maximum": 3.9}]},
         {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 4},
         {"const": {"exclusiveMinimum": 3}},
+        {
+            "properties": {"default": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}},
+            "required": ["default"],
+            "additionalProperties": False,
+            "type": "object",
+        },
         {"type": "integer", "minimum": -(10**30), "maximum": 5},
     ],
     ids=lambda schema: json.dumps(schema)[:50],
@@ -302,10 +310,13 @@ def test_a_trial_is_an_answer_even_where_the_grammar_is_wrong() -> None:
 )
 def test_multiples_of_large_numbers_take_no_gigabytes(schema: dict[str, Any]) -> None:
     """llguidance has a state for each remainder: the first of these took all memory."""
-    began = time.monotonic()
-    for text, reason in answers(SHARED, schema=schema):
-        assert reason != "stop" or isinstance(json.loads(text), int | float | str | list | dict | None)
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = [json.loads(text) for text, reason in answers(SHARED, schema=schema) if reason == "stop"]
     assert time.monotonic() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # kilobytes
+    steps = [each["multipleOf"] for each in (schema, *schema.get("allOf", ())) if "multipleOf" in each]
+    for value in found:
+        assert all(Decimal(str(value)) % Decimal(str(step)) == 0 for step in steps if isinstance(value, int | float))
 
 
 def test_regexes_that_all_engines_take_pass() -> None:

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_journey.core.errors import BadInputError
@@ -127,22 +126,20 @@ def _pieces(tokenizer: "Tokenizer", example: "ChatExample") -> Iterator[tuple[st
 
 
 def _tokenizer(model: str) -> "tuple[Tokenizer, int]":
-    from llm_journey.app.language_model import find_text_model
+    from llm_journey.app.language_model import find_text_model, open_model
     from llm_journey.checkpoint.model_folder import load_config, load_fitting_tokenizer
     from llm_journey.tokenizer import Tokenizer
 
     path = find_text_model(model)
-    if not path.is_dir():
-        from llm_journey.app.language_model import open_model
-
-        opened = open_model(model)
-        tokenizer, context = opened.tokenizer, opened.config.context
-    else:
+    if path.is_dir():  # of a folder the tokenizer alone is read
         config = load_config(path)
-        loaded = load_fitting_tokenizer(Path(path), config)
+        loaded = load_fitting_tokenizer(path, config)
         if not isinstance(loaded, Tokenizer):
             raise BadInputError(f"{model}: has no tokenizer for chats; choose a chat model")
         tokenizer, context = loaded, config.context
+    else:
+        opened = open_model(model)
+        tokenizer, context = opened.tokenizer, opened.config.context
     if tokenizer.chat_template is None:
         raise BadInputError(f"{model}: has no chat template; choose a chat model")
     return tokenizer, context

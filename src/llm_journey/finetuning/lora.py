@@ -348,13 +348,3 @@ def adapter_at(model: nn.Module, path: str, name: str = "default") -> LowRank:
 def adapter_names(model: nn.Module) -> list[str]:
     """The adapters that a model has, in the order in which they came."""
     return list(dict.fromkeys(name for _, layer in adapted_layers(model) for name in layer.names))
-
-
-def adapter_state(model: nn.Module, name: str = "default") -> dict[str, Tensor]:
-    """One adapter's tensors: blocks.0.attention.q.a_rk and so on."""
-    return {
-        f"{path}.{key}": tensor
-        for path, layer in adapted_layers(model)
-        if name in layer.adapters
-        for key, tensor in layer.adapters[name].state_dict().items()
-    }

@@ -8,6 +8,7 @@ open bound moves inwards by a millionth (or a billionth of itself), and large on
 from typing import Any, TypeGuard
 
 from llm_journey.core.errors import BadInputError
+from llm_journey.generation.schemas.references import MAP
 
 _EXACT = 1 << 53
 _VALUES = ("const", "enum", "default", "examples")  # hold values, whose keys are no keywords
@@ -21,7 +22,7 @@ def within_exact_bounds(schema: Any) -> Any:
         return schema
     for key in ("const", "enum"):
         _check(schema.get(key))
-    found = {key: value if key in _VALUES else within_exact_bounds(value) for key, value in schema.items()}
+    found = {key: _below(key, value) for key, value in schema.items()}
     for bound, exclusive, sign in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
         opened, closed = found.get(exclusive), found.get(bound)
         if _is_number(opened):
@@ -33,6 +34,14 @@ def within_exact_bounds(schema: Any) -> Any:
                 raise BadInputError("schema cannot be followed: a bound leaves numbers beyond 2^53 alone")
             found[bound] = closed if abs(closed) <= _EXACT else -sign * _EXACT
     return found
+
+
+def _below(keyword: str, value: Any) -> Any:
+    if keyword in _VALUES:
+        return value
+    if keyword in MAP and isinstance(value, dict):  # its keys are names: a property may be called `default`
+        return {name: within_exact_bounds(each) for name, each in value.items()}
+    return within_exact_bounds(value)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
