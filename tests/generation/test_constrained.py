@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation import constrained, grammar_trial
-from llm_journey.generation.constrained import checked_regex, make_constraint
+from llm_journey.generation.constrained import make_constraint
 from llm_journey.generation.engine import Engine
 from llm_journey.generation.sampling import SamplingConfig
 from llm_journey.parity.random_models import random_decoder
@@ -239,7 +239,7 @@ def test_a_long_chain_of_references_ends_no_process(keyword: str) -> None:
 def test_what_takes_all_memory_is_tried_elsewhere_and_the_next_request_succeeds() -> None:
     """The intersection of these patterns asked for 7 GB at once, which ended the process."""
     patterns = [{"pattern": f"(a|b)*a(a|b){{{count}}}$"} for count in range(1, 40)]
-    with pytest.raises(BadInputError, match="the grammar takes more than 5 seconds or 1 GB to build"):
+    with pytest.raises(BadInputError, match="the grammar takes more than 2 seconds or 1 GB to build"):
         make_constraint(TOKENIZER, schema={"type": "string", "allOf": patterns})
     assert make_constraint(TOKENIZER, schema={"type": "boolean"}).allowed().any()
 
@@ -317,11 +317,6 @@ def test_multiples_of_large_numbers_take_no_gigabytes(schema: dict[str, Any]) ->
     steps = [each["multipleOf"] for each in (schema, *schema.get("allOf", ())) if "multipleOf" in each]
     for value in found:
         assert all(Decimal(str(value)) % Decimal(str(step)) == 0 for step in steps if isinstance(value, int | float))
-
-
-def test_regexes_that_all_engines_take_pass() -> None:
-    for pattern in ("a{2}", "a{2,}", "x{,3}", r"\p{L}+", "(?i)abc", r"\{1000000\}"):
-        assert checked_regex(pattern) == pattern
 
 
 def test_constraints_are_made_on_any_thread() -> None:

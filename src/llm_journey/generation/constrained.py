@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import regex as regex_module
 import torch
 from torch import Tensor
 
@@ -29,10 +28,12 @@ from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation import grammar_trial
 from llm_journey.generation.schemas.bounds import within_exact_bounds
 from llm_journey.generation.schemas.narrowing import Narrowing, narrow, needs_narrowing
+from llm_journey.generation.schemas.patterns import translated, within_patterns
+from llm_journey.generation.schemas.references import rewritten
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
 
-MAX_REGEX, MAX_REPEATS, MAX_SCHEMA_BYTES, MAX_CHOICES, MAX_CHOICES_LENGTH = 4096, 1000, 1 << 18, 1000, 1 << 16
+MAX_REGEX, MAX_SCHEMA_BYTES, MAX_CHOICES, MAX_CHOICES_LENGTH = 4096, 1 << 18, 1000, 1 << 16
 MAX_PATTERN = 1 << 14  # inside a schema: published ones hold some of several thousand characters
 # What a grammar may cost: steps to build it, steps and items for one token, states in all (one or two kB each). With
 # these the most hostile regexes tried take 0.2 s and 20 MB; with llguidance's own a{1000000000} takes all memory.
@@ -48,9 +49,12 @@ _LIMITS = {
 _JSON = {"whitespace_pattern": "[ ]?", "lenient": False, "coerce_one_of": False}
 _MAX_TRIED = 3000  # tokens tried on the way to a string's end: 0.2 s
 _stack_size = threading.Lock()  # threading.stack_size is one setting for all
-_REPEATS = regex_module.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 _vocabularies: "weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], _Vocabulary]]" = weakref.WeakKeyDictionary()
+
+
+class TooCostlyError(BadInputError):
+    """A grammar that is not built within bounds of time and memory; nothing like it is tried after it."""
 
 
 class GrammarConstraint:
@@ -76,6 +80,12 @@ class GrammarConstraint:
         self._in_string = self._escaped = False
         self._way: list[int] = []  # tokens to the end of a string whose pattern does not let it end yet
         self._lost = False  # whether no way was found to the end of this string
+
+    def anew(self) -> "GrammarConstraint":
+        """The same for another answer, from its beginning and of any length; for one that has not been followed yet."""
+        other = copy.copy(self)
+        other._matcher, other._way = self._matcher.deep_copy(), []
+        return other
 
     def limit(self, tokens_left: int) -> None:
         """From here on, how many tokens the answer may still have, so that it comes to its end in time."""
@@ -218,20 +228,17 @@ def make_constraint(
     vocabulary = _vocabulary(library, tokenizer, frozenset(stop_ids) or _end_ids(tokenizer))
     followed = Narrowing({}, ())
     if schema is not None:
-        try:
-            matcher, followed = _schema_matcher(library, vocabulary, schema)
-        except RecursionError:
-            raise BadInputError("schema cannot be followed: it is nested too deeply") from None
+        matcher, followed = _schema_matcher(library, vocabulary, schema)
     else:
-        matcher = _matcher(
-            library,
-            vocabulary,
+        grammar = (
             library.LLMatcher.grammar_from_lark(_choices_grammar(choices or ()))
             if regex is None
-            else library.LLMatcher.grammar_from_regex(checked_regex(regex)),
+            else (library.LLMatcher.grammar_from_regex(checked_regex(regex)))
         )
-    if matcher.is_error():
-        raise BadInputError(f"{given[0]} cannot be followed: {_reason(matcher)}")
+        try:
+            matcher = _matcher(library, vocabulary, grammar)
+        except BadInputError as error:
+            raise BadInputError(f"{given[0]} cannot be followed: {error}") from None
     json_schema = None if schema is None else followed.schema
     return GrammarConstraint(matcher, vocabulary, schema=json_schema, notes=followed.notes, tokens_left=max_new_tokens)
 
@@ -239,10 +246,10 @@ def make_constraint(
 def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
     """A walk along a grammar, whose first step shows what it costs, and whether anything can be written at all.
 
-    Raises BadInputError for a grammar that is not built within bounds.
+    Raises BadInputError for a grammar that is wrong, or not built within bounds.
     """
     if not grammar_trial.passes(grammar, _LIMITS):
-        raise BadInputError(
+        raise TooCostlyError(
             f"the grammar takes more than {grammar_trial.SECONDS:g} seconds or {grammar_trial.MEMORY_BYTES >> 30} GB "
             "to build; ask for less at once"
         )
@@ -266,48 +273,54 @@ def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
     thread.join()
     if not found:
         raise JourneyError("the grammar's library failed; its message is on standard error")
+    if found[0].is_error():
+        raise BadInputError(_reason(found[0]))
     return found[0]
 
 
 def _schema_matcher(library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool) -> tuple[Any, Narrowing]:
     """A walk along a schema as it is where the library can follow it, else narrowed; and what it is then."""
+    try:
+        return _followed(library, vocabulary, schema)
+    except RecursionError:
+        raise BadInputError("schema cannot be followed: it is nested too deeply") from None
+    except TooCostlyError as error:
+        raise BadInputError(f"schema cannot be followed: {error}") from None
+
+
+def _followed(library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool) -> tuple[Any, Narrowing]:
     checked = _checked_schema(schema)
-    reason = "it is not followed exactly, or not within bounds"
+    reasons: dict[str, None] = {}  # without saying one twice
     if isinstance(checked, dict) and not needs_narrowing(checked):
-        matcher = _matcher(library, vocabulary, _schema_grammar(library, checked))
-        if not matcher.is_error():
-            return matcher, Narrowing(checked, ())
-        reason = _reason(matcher)
-    why = ""
+        try:
+            return _matcher(library, vocabulary, _schema_grammar(library, checked)), Narrowing(checked, ())
+        except TooCostlyError:
+            raise
+        except BadInputError as error:
+            reasons[str(error)] = None
     for cautious in (False, True):
+        notes: tuple[str, ...] = ()
         try:
             narrowing = narrow(checked, cautious=cautious)
+            notes = narrowing.notes
+            return _matcher(library, vocabulary, _schema_grammar(library, narrowing.schema)), narrowing
+        except TooCostlyError:
+            raise
         except BadInputError as error:
-            why = str(error)
-            break
-        matcher = _matcher(library, vocabulary, _schema_grammar(library, narrowing.schema))
-        if not matcher.is_error():
-            return matcher, narrowing
-        why = "; ".join((_reason(matcher), *narrowing.notes))
-    raise BadInputError(f"schema cannot be followed: {reason}; narrowed: {why}")
+            why = {f"narrowed: {error}": None} | dict.fromkeys(notes)
+    if any(each.removeprefix("narrowed: ") in reasons for each in why):
+        why = {}
+    raise BadInputError(f"schema cannot be followed: {'; '.join(reasons | why)}")
 
 
 def checked_regex(pattern: str) -> str:
-    """`pattern`, once it is one that any engine takes and that is cheap to follow. Raises BadInputError.
+    """`pattern` in the words of llguidance's engine (see schemas.patterns). Raises BadInputError where it is none.
 
     A count of repetitions is limited as in RE2. `foo**`, which once ended a server (vllm#19270), is no regex.
     """
     if len(pattern) > MAX_REGEX:
         raise BadInputError(f"the regex has {len(pattern)} characters; at most {MAX_REGEX} are taken")
-    for found in _REPEATS.finditer(pattern):
-        if any(len(number) > 4 or int(number or 0) > MAX_REPEATS for number in found.groups()):
-            shown = found.group()[:40]
-            raise BadInputError(f"the regex repeats {shown!r}; at most {MAX_REPEATS} repetitions are taken")
-    try:
-        regex_module.compile(pattern)
-    except (regex_module.error, RecursionError, OverflowError, ValueError) as error:
-        raise BadInputError(f"the regex {pattern[:80]!r} is wrong: {_one_line(str(error))}") from None
-    return pattern
+    return translated(pattern, unicode=True).text
 
 
 def _checked_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any] | bool:
@@ -328,11 +341,12 @@ def _checked_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any] | bool:
 
 
 def _schema_grammar(library: Any, schema: Mapping[str, Any]) -> str:
+    """A grammar of what is left of a schema once its bounds and patterns mean the same to the library."""
     try:
-        bounded = json.dumps(within_exact_bounds(schema))
-        grammar: str = library.LLMatcher.grammar_from_json_schema(bounded, overrides=_JSON)
+        followed = rewritten(schema, lambda node: within_patterns(within_exact_bounds(node)))
+        grammar: str = library.LLMatcher.grammar_from_json_schema(json.dumps(followed), overrides=_JSON)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"schema cannot be followed: {_one_line(str(error))}") from None
+        raise BadInputError(_one_line(str(error))) from None
     return grammar
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from llm_journey.core.line_process import READY, LineProcess
 
-SECONDS, MEMORY_BYTES = 5.0, 1 << 30
+SECONDS, MEMORY_BYTES = 2.0, 1 << 30  # published schemas of up to 256 kB take 0.3 s and less
 # Of a thread that builds a grammar: in trial less than where it counts, whatever the system gives a thread by itself.
 TRIAL_STACK, STACK = 48 << 20, 64 << 20
 _REMEMBERED = 1000

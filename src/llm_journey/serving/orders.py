@@ -69,9 +69,9 @@ def chat_orders(served: ServedModel, request: ChatRequest, *, max_new_tokens: in
     ids = chat_ids(served, request.messages, tools)
     if begun:
         ids = [*ids, *served.tokenizer.encode(f"{MARK}\n")]
-    make = _maker(served, _shape(request), tools, begun)
+    start = partial(_maker, served, _shape(request), tools, begun)
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    orders = _orders(served, request, [ids], make, logprobs, max_new_tokens)
+    orders = _orders(served, request, [ids], start, logprobs, max_new_tokens)
     return ChatOrders(orders, bool(tools), begun)
 
 
@@ -81,8 +81,8 @@ def completion_orders(
     """What a completion request asks for: of each prompt n answers, in order."""
     _check_count(len(request.prompts) * (request.n or 1), max_n)
     prompts = [_prompt_ids(served, prompt) for prompt in request.prompts]
-    make = _maker(served, _shape(request), [], begun=False)
-    return _orders(served, request, prompts, make, request.logprobs, max_new_tokens)
+    start = partial(_maker, served, _shape(request), [], begun=False)
+    return _orders(served, request, prompts, start, request.logprobs, max_new_tokens)
 
 
 def chat_ids(served: ServedModel, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -159,22 +159,29 @@ def _shape(request: Sampled) -> dict[str, Any]:
 def _maker(
     served: ServedModel, shape: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], begun: bool
 ) -> Callable[[int], Constraint | None]:
-    """What gives each answer a constraint of its own, from the most tokens that it may have."""
+    """What gives each answer a constraint of its own, from the most tokens that it may have; their grammar is built
+    once."""
     tokenizer = served.tokenizer
-    if tools and not begun:  # how many tokens are left for a call is known when it begins
-        call = partial(make_constraint, tokenizer, schema=call_schema(tools), stop_ids=served.stop_ids)
-        return lambda tokens: ToolGate(tokenizer, served.closers, call(), max_new_tokens=tokens)
     wanted = {"schema": call_schema(tools)} if tools else shape
     if not wanted:
         return lambda _: None
-    return lambda tokens: make_constraint(tokenizer, **wanted, stop_ids=served.stop_ids, max_new_tokens=tokens)
+    built = make_constraint(tokenizer, **wanted, stop_ids=served.stop_ids)
+
+    def make(tokens: int) -> Constraint:
+        constraint = built.anew()
+        if tools and not begun:  # how many tokens are left for a call is known when it begins
+            return ToolGate(tokenizer, served.closers, constraint, max_new_tokens=tokens)
+        constraint.limit(tokens)
+        return constraint
+
+    return make
 
 
 def _orders(
     served: ServedModel,
     request: ChatRequest | CompletionRequest,
     prompts: Sequence[list[int]],
-    make: Callable[[int], Constraint | None],
+    start: Callable[[], Callable[[int], Constraint | None]],
     logprobs: int | None,
     max_new_tokens: int,
 ) -> list[Order]:
@@ -187,6 +194,7 @@ def _orders(
             )
     sampling = _sampling(served, request, max_new_tokens)
     count = request.n or 1
+    make = start()
     orders = []
     for ids in prompts:
         for number in range(count):

@@ -164,8 +164,8 @@ def _unlike(literals: Sequence[str], prefixes: bool) -> str | None:
 
 
 def _escaped(character: str) -> str:
-    plain = character.isascii() and character.isalnum()
-    return character if plain else f"\\x{{{ord(character):x}}}"
+    code = ord(character)
+    return character if character.isascii() and character.isalnum() else f"\\x{code:02x}" if code < 256 else character
 
 
 def whole(value: Any) -> Any:

@@ -8,21 +8,15 @@ open bound moves inwards by a millionth (or a billionth of itself), and large on
 from typing import Any, TypeGuard
 
 from llm_journey.core.errors import BadInputError
-from llm_journey.generation.schemas.references import MAP
 
 _EXACT = 1 << 53
-_VALUES = ("const", "enum", "default", "examples")  # hold values, whose keys are no keywords
 
 
-def within_exact_bounds(schema: Any) -> Any:
-    """A schema within `schema`. Raises BadInputError for a const or an enum with an integer beyond 2^53."""
-    if isinstance(schema, list):
-        return [within_exact_bounds(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
+def within_exact_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """One node of a schema, within it. Raises BadInputError for a const or an enum with an integer beyond 2^53."""
     for key in ("const", "enum"):
         _check(schema.get(key))
-    found = {key: _below(key, value) for key, value in schema.items()}
+    found = dict(schema)
     for bound, exclusive, sign in (("minimum", "exclusiveMinimum", 1), ("maximum", "exclusiveMaximum", -1)):
         opened, closed = found.get(exclusive), found.get(bound)
         if _is_number(opened):
@@ -31,17 +25,9 @@ def within_exact_bounds(schema: Any) -> Any:
             closed = sign * max(sign * opened, sign * closed) if _is_number(closed) else opened
         if _is_number(closed):
             if sign * closed > _EXACT:
-                raise BadInputError("schema cannot be followed: a bound leaves numbers beyond 2^53 alone")
+                raise BadInputError("a bound leaves numbers beyond 2^53 alone")
             found[bound] = closed if abs(closed) <= _EXACT else -sign * _EXACT
     return found
-
-
-def _below(keyword: str, value: Any) -> Any:
-    if keyword in _VALUES:
-        return value
-    if keyword in MAP and isinstance(value, dict):  # its keys are names: a property may be called `default`
-        return {name: within_exact_bounds(each) for name, each in value.items()}
-    return within_exact_bounds(value)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -56,4 +42,4 @@ def _check(value: Any) -> None:
         for each in value.values():
             _check(each)
     elif isinstance(value, int) and abs(value) > _EXACT:
-        raise BadInputError(f"schema cannot be followed: {str(value)[:40]} is an integer beyond 2^53")
+        raise BadInputError(f"{str(value)[:40]} is an integer beyond 2^53")

@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import regex
-
 from llm_journey.core.errors import BadInputError
 from llm_journey.generation.schemas import containers
 from llm_journey.generation.schemas.algebra import (
@@ -39,6 +37,7 @@ from llm_journey.generation.schemas.complement import broken
 from llm_journey.generation.schemas.conditions import Decision, decided
 from llm_journey.generation.schemas.disjoint import are_disjoint, finite_values, listed_values, properties_of
 from llm_journey.generation.schemas.multiples import all_countable, countable, is_multiple, some_multiples
+from llm_journey.generation.schemas.patterns import MAX_REPEATS, matches
 from llm_journey.generation.schemas.references import Place, References, Schema, list_of, map_of
 
 _MAX_STEPS, _MAX_DEPTH, _MAX_CASES, _MAX_WAYS, _MAX_INLINE = 20_000, 60, 48, 256, 300
@@ -345,7 +344,7 @@ class _Narrower:
             return containers.only_names([each for each in values if isinstance(each, str)])
         pattern = said.get("pattern") if meant <= {"type", "pattern"} else None
         if meant and meant <= {"type", "minLength", "maxLength"}:
-            pattern = f"^[\\s\\S]{{{least or 0},{'' if most is None else most}}}$"
+            pattern = f"^[\\s\\S]{{{least or 0},{'' if most is None else min(most, max(MAX_REPEATS, least or 0))}}}$"
         if meant <= {"type"}:
             return True
         if pattern is not None and not keywords.get("patternProperties") and not self.cautious:
@@ -354,7 +353,7 @@ class _Narrower:
         if not meant <= {"type", "pattern", "minLength", "maxLength"}:
             return containers.only_names([])
         known = (name for name in self.references.names if (least or 0) <= len(name) <= (most or len(name)))
-        return containers.only_names([name for name in known if _matches(said.get("pattern", ""), name)])
+        return containers.only_names([name for name in known if matches(said.get("pattern", ""), name)])
 
     def _containing(self, at: Place, keywords: dict[str, Any]) -> Case:
         item = self.references.below(at, keywords["contains"])
@@ -450,11 +449,3 @@ class _Narrower:
 
     def note(self, note: str) -> None:
         self.notes.setdefault(note)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a name certainly matches; no, where the pattern is wrong or takes long."""
-    try:
-        return regex.search(pattern, name, timeout=0.05) is not None
-    except (regex.error, TimeoutError, RecursionError, OverflowError, ValueError):
-        return False

@@ -5,7 +5,7 @@ reference into another document is bad input. A place (`Place`) is a subschema t
 on: the base URI, and for every dynamic anchor the outermost resource on the way here that has one of that name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -21,6 +21,7 @@ ONE = (
 )
 LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
 MAP = ("$defs", "definitions", "properties", "patternProperties", "dependentSchemas", "dependencies")
+VALUES = ("const", "enum", "default", "examples")  # hold values, whose keys are no keywords
 # The draft that brought a keyword in; before it, it is an unknown keyword and says nothing.
 _SINCE = {"const": 6, "contains": 6, "propertyNames": 6, "if": 7, "prefixItems": 12}
 _SINCE |= dict.fromkeys(("dependentRequired", "dependentSchemas", "minContains", "maxContains", "$anchor"), 8)
@@ -177,6 +178,21 @@ def subschemas(schema: Mapping[str, Any]) -> Iterator[Any]:
     for key in MAP:
         if isinstance(schema.get(key), dict):
             yield from schema[key].values()
+
+
+def rewritten(schema: Any, node: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """A schema with `node` applied to each schema in it, those within first."""
+    if isinstance(schema, list):
+        return [rewritten(each, node) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = dict(schema)
+    for key, value in schema.items():
+        if key in MAP and isinstance(value, dict):  # its keys are names: a property may be called `default`
+            found[key] = {name: rewritten(each, node) for name, each in value.items()}
+        elif key not in VALUES:
+            found[key] = rewritten(value, node)
+    return node(found)
 
 
 def list_of(keywords: dict[str, Any], keyword: str) -> list[Any]:
