@@ -146,7 +146,7 @@ def test_what_peft_writes_is_read(settings: dict[str, Any], folder: Path, tmp_pa
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     more: dict[str, Any] = {"target_modules": "all-linear", **settings}
     if more.pop("patterns", False):
-        more |= {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"model.layers.1.mlp.down_proj": 3, "o_proj": 9}}
+        more |= {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {r".*\.1\.mlp\.(up|down)_proj": 3, "o_proj": 9}}
     if more.pop("embed", False):
         more["target_modules"] = ["embed_tokens", "v_proj"]
     reference = peft.get_peft_model(plain, peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **more))
@@ -209,8 +209,9 @@ def broken(adapter: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Tenso
     yield "alpha", values | {"lora_alpha": -1}, tensors
     yield "alpha", values | {"lora_alpha": "x"}, tensors
     yield "the rank of .* is 5, its factors have 8", values | {"r": 5}, tensors
-    yield "patterns are not followed", values | {"alpha_pattern": {".*q_proj": 3}}, tensors
-    yield "patterns are not followed", values | {"rank_pattern": [1]}, tensors
+    yield "timed out", values | {"alpha_pattern": {r"((\w|.)*)*\s": 3}}, tensors
+    yield "pattern '\\[': unterminated", values | {"alpha_pattern": {"[": 3}}, tensors
+    yield "must map at most 1000 patterns", values | {"rank_pattern": [1]}, tensors
     yield "no finite floating point", values, tensors | {name: tensors[name] * float("nan")}
     yield "no finite floating point", values, tensors | {name: tensors[name].long()}
     yield "a factor is missing", values, {key: value for key, value in tensors.items() if key != name}

@@ -74,7 +74,7 @@ def export_model(
     """Write a model as `to` (one of FORMATS) into the new folder `out`, certified.
 
     type: of the file's matrices: GGUF's f16 (where none is given), q8_0, q4_0, q4_1; ONNX's float32, int8, int4,
-    int8-dynamic; the edge's int8 or int4. licence: of the weights, where the source names none. observer: is
+    int8-dynamic; the edge's int4 or int8. licence: of the weights, where the source names none. observer: is
     told of each part of the work. Raises BadInputError for what cannot be asked, JourneyError where the export is over
     its bound: nothing is left.
     """

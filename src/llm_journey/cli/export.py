@@ -10,7 +10,7 @@ from llm_journey.cli.options import Json, Model, examples
 EXPORT_EXAMPLES = examples(
     "journey export quickstart --to gguf --type q8_0 --out quickstart-gguf",
     "journey export smollm2-135m-instruct --to hf --out smollm2",
-    "journey export smollm2-135m-instruct --to edge --type int4 --out smollm2-edge",
+    "journey export smollm2-135m-instruct --to edge --out smollm2-edge",
 )
 
 
@@ -33,7 +33,7 @@ def export(
             "--type",
             metavar="TYPE",
             help="Of the matrices. gguf: f16 (the default), q8_0, q4_1, q4_0. onnx: float32 (the default), int8, int4, "
-            "int8-dynamic. edge: int8 (the default), int4, float32.",
+            "int8-dynamic. edge: int4 (the default), int8 (larger; rounds activations too), float32.",
         ),
     ] = None,
     licence: Annotated[

@@ -11,12 +11,12 @@ within bounds, and compared with the model's shapes before a layer is made.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor
 
@@ -42,12 +42,12 @@ from llm_journey.model.transformer import Transformer
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MOST_RANK = 4096
-_TENSOR = re.compile(
+_TENSOR = regex.compile(
     r"base_model\.model\.(?P<module>.+)\.(?P<part>lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(\.weight)?"
 )
 # A matrix of the model itself, which PEFT adds where it adapted the embedding.
-_WHOLE = re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.]+")
+_WHOLE = regex.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")
+_MAX_PATTERNS, _PATTERN_SECONDS = 1000, 0.1
 _KEYS = {"lora_A": "a_rk", "lora_B": "b_nr", "lora_magnitude_vector": "magnitude_n"}
 _KEYS |= {"lora_embedding_A": "b_nr", "lora_embedding_B": "a_rk"}
 # Settings of PEFT that change what an adapter computes; with any other value than these it is refused.
@@ -313,8 +313,17 @@ def _settings(values: Mapping[str, Any], rank: Any, alpha: Any, targets: list[st
 
 
 def _at(values: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """A setting that may differ by module: of the first pattern that is the module's name or its end."""
+    """A setting that may differ by module: of the first regex that the end of the module's name matches, as PEFT has
+    it."""
     patterns = values.get(key) or {}
-    if not isinstance(patterns, dict) or not all(_PLAIN_NAME.fullmatch(name) for name in patterns):
-        raise BadInputError(f"{CONFIG}: key {key!r} must map plain names of modules; patterns are not followed")
-    return next((value for name, value in patterns.items() if f".{module}".endswith(f".{name}")), default)
+    if not isinstance(patterns, dict) or len(patterns) > _MAX_PATTERNS:
+        raise BadInputError(f"{CONFIG}: key {key!r} must map at most {_MAX_PATTERNS} patterns of modules to numbers")
+    for pattern, value in patterns.items():
+        try:
+            if regex.match(rf"(?:.*\.)?(?:{pattern})$", module, timeout=_PATTERN_SECONDS):
+                return value
+        except (regex.error, TimeoutError, RecursionError, OverflowError, ValueError) as error:
+            raise BadInputError(
+                f"{CONFIG}: key {key!r}, pattern {pattern[:80]!r}: {error}"
+            ) from None
+    return default
