@@ -25,16 +25,17 @@ import torch
 from small_decoders import QWEN3, equal, small_decoder
 
 from llm_journey.checkpoint import tensor_files
+from llm_journey.checkpoint.model_folder import write_model_files
 from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint, save_checkpoint
 
 
 def save(directory: Path, step: int, seed: int | None = None, **changes: Any) -> Path:
     """A checkpoint whose every value follows from its step (or `seed`)."""
     seed = step if seed is None else seed
+    model, tokenizer = changes.pop("model", None) or small_decoder(seed, **QWEN3), changes.pop("tokenizer", None)
     arguments: dict[str, Any] = {
         "step": step,
-        "model": small_decoder(seed, **QWEN3),
-        "tokenizer": None,
+        "write_model": lambda folder: write_model_files(model, folder, tokenizer=tokenizer),
         "optimizer_state": {"momentum": torch.full((1000,), float(seed))},
         "state": {"seed": seed},
         "keep": 2,

@@ -11,7 +11,7 @@ import torch
 from small_decoders import GPT2, OWN, QWEN3, equal, small_decoder
 from torch import Tensor
 
-from llm_journey.checkpoint.model_folder import load_model
+from llm_journey.checkpoint.model_folder import load_model, write_model_files
 from llm_journey.checkpoint.training_state import latest_checkpoint, load_checkpoint, save_checkpoint
 from llm_journey.core.errors import BadInputError
 from llm_journey.tokenizer import TokenizerConfig
@@ -44,10 +44,10 @@ STATE = {
 
 
 def _save(directory: Path, step: int, *, keep: int = 3, **changes: Any) -> Path:
+    model, tokenizer = changes.pop("model", None) or small_decoder(step, **QWEN3), changes.pop("tokenizer", None)
     arguments: dict[str, Any] = {
         "step": step,
-        "model": small_decoder(step, **QWEN3),
-        "tokenizer": None,
+        "write_model": lambda folder: write_model_files(model, folder, tokenizer=tokenizer),
         "optimizer_state": _optimizer(step),
         "state": STATE | {"step": step},
         "keep": keep,

@@ -5,7 +5,7 @@ Budgets in steps and tokens only: with one in seconds the learning rate follows 
 
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import make_recipe, make_trainer, steps, write_corpus
 
+from llm_journey.checkpoint.model_folder import write_model_files
 from llm_journey.checkpoint.training_state import latest_checkpoint, save_checkpoint
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.shards import TokenShards
@@ -58,8 +59,7 @@ def _hand_over(trainer: Trainer, recipe: Recipe, shards: TokenShards, directory:
         save_checkpoint(
             directory,
             step=trainer.position.step,
-            model=trainer.model,
-            tokenizer=None,
+            write_model=partial(write_model_files, trainer.model),
             optimizer_state=trainer.tensors(),
             state=trainer.state(),
             keep=1,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_journey.app.bases import base_tokenizer
 from llm_journey.app.recipes import recipe_for_source
 from llm_journey.app.training import pull_source
 from llm_journey.core.config import dump
@@ -66,7 +67,7 @@ def prepare(recipe_or_source: str, overrides: Sequence[str], observer: Observer)
 
     recipe = recipe_for_source(recipe_or_source, overrides)
     pull_source(recipe.data.source, observer)
-    return Prepared(prepare_inputs(recipe, observer=observer))
+    return Prepared(prepare_inputs(recipe, base=base_tokenizer(recipe), observer=observer))
 
 
 def show(

@@ -317,19 +317,22 @@ def open_model(name_or_path: str, precision: str = "auto", *, compile: bool | No
     if precision not in get_args(Precision):
         raise unknown_name("precision", precision, get_args(Precision))
     path = find_text_model(name_or_path)
-    decoder, tokenizer, generation = _read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path)
+    from llm_journey.checkpoint.decoders import read_decoder
+
+    stored = read_decoder(path)
+    tokenizer, generation = stored.tokenizer, stored.generation
     defaults = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
-    stop_ids = _stop_ids(generation, tokenizer)
+    stop_ids = stop_ids_of(generation, tokenizer)
     return LanguageModel(
         model_name(name_or_path, path),
         path,
-        decoder,
+        stored.decoder,
         tokenizer,
         _recommended(name_or_path) | defaults,
         stop_ids,
-        precision=stored_precision(path, decoder.config) if precision == "auto" else precision,  # type: ignore[arg-type]
+        precision=stored_precision(path, stored.decoder.config) if precision == "auto" else precision,  # type: ignore[arg-type]
         compile=compile,
-        load=lambda: (_read_gguf(path) if path.suffix == GGUF_SUFFIX else _read_folder(path))[0],
+        load=lambda: read_decoder(path).decoder,
     )
 
 
@@ -480,24 +483,6 @@ def _gguf_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _read_gguf(path: Path) -> tuple["Decoder", Tokenizer, dict[str, Any]]:
-    from llm_journey.checkpoint.gguf.model import build_decoder, read_gguf
-
-    found = read_gguf(path)
-    return build_decoder(found), found.tokenizer, found.generation
-
-
-def _read_folder(directory: Path) -> tuple["Decoder", Tokenizer, dict[str, Any]]:
-    from llm_journey.checkpoint.model_folder import load_decoder
-    from llm_journey.checkpoint.tensor_files import read_json
-
-    decoder, tokenizer = load_decoder(directory)
-    if tokenizer is None:
-        raise BadInputError(f"{directory}: holds no tokenizer.json, so no text can go in; put the tokenizer there")
-    generation = directory / "generation_config.json"
-    return decoder, tokenizer, read_json(generation) if generation.is_file() else {}
-
-
 def _recommended(name: str) -> dict[str, Any]:
     """The sampling settings that a catalog model's makers ship, for the forms that leave them out."""
     from llm_journey.datasets.catalog import CATALOG
@@ -505,7 +490,7 @@ def _recommended(name: str) -> dict[str, Any]:
     return dict(CATALOG[name].sampling) if name in CATALOG else {}
 
 
-def _stop_ids(generation: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+def stop_ids_of(generation: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
     """The ids that end a text: the end token, the end of a chat's turn, and what generation_config.json names."""
     found = generation.get("eos_token_id")
     ids = {item for item in (found if isinstance(found, list) else [found]) if isinstance(item, int)}

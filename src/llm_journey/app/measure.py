@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_journey.app.bases import base_tokenizer
 from llm_journey.app.runs import TrainedRun
 from llm_journey.app.training import describe_error
 from llm_journey.core import files
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from llm_journey.datasets.shards import TokenShards
 
 # Largest logit difference to transformers in float32 that an export may show.
-LOGIT_BOUND = 1e-4
+LOGIT_BOUND, _COMPARED_TOKENS = 1e-4, 512
 _NEEDS_TRANSFORMERS = "transformers is missing; pip install 'llm-journey[hf]', then journey report RUN --measure"
 # The catalog's words for a licence -> the identifier that a model card carries.
 _LICENCES = {
@@ -36,6 +37,7 @@ _LICENCES = {
 }
 
 _KINDS = {"decoder": "A decoder-only", "encoder": "An encoder-only", "encoder_decoder": "An encoder-decoder"}
+_CHAT_LIMIT = "A chat model that was tuned on little data: it answers in form, and states falsehoods fluently."
 _LIMITS = {
     "next_token": "A small base model: it continues text, follows no instructions, and states falsehoods fluently.",
     "masked": "A small encoder: it guesses hidden words from those around them, and guesses falsehoods as readily.",
@@ -66,7 +68,7 @@ class _Material:
         else:
             from llm_journey.training.inputs import prepare_inputs
 
-            inputs = prepare_inputs(self.recipe, observer=self.observer)
+            inputs = prepare_inputs(self.recipe, base=base_tokenizer(self.recipe), observer=self.observer)
             prepared, train, validation = inputs.prepared, inputs.train, inputs.validation
         fingerprints = self.folder.information.get("fingerprints", {})
         for split, found in (("train", train.fingerprint), ("validation", validation.fingerprint)):
@@ -100,7 +102,7 @@ def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]
 
 def _compare_with_baselines(material: _Material) -> None:
     """Compressors and n-gram models know bits a byte alone: other objectives bring their own baseline with them."""
-    if material.recipe.objective != "next_token":
+    if material.recipe.objective != "next_token" or material.recipe.stage == "sft":
         return
     from llm_journey.evaluation.baselines import measure as measure_baselines
 
@@ -121,7 +123,7 @@ def _certify_export(material: _Material) -> None:
         material.observer.message(f"not compared: {_NEEDS_TRANSFORMERS}")
         return
     _, _, validation = material.data()
-    ids = validation.read(0, min(config.context, validation.num_tokens)).tolist()
+    ids = validation.read(0, min(config.context, _COMPARED_TOKENS, validation.num_tokens)).tolist()
     difference = compare_with_transformers(material.folder.model, ids)
     material.folder.update(figures={"logit_difference": difference})
     material.observer.message(f"opened with transformers: the largest logit difference is {difference:.1e}")
@@ -174,7 +176,7 @@ def _facts(material: _Material) -> Any:
         logit_difference=figures.get("logit_difference"),
         command="journey train recipe.yaml  # the recipe.yaml beside this file",
         limits=(
-            _LIMITS[recipe.objective],
+            _CHAT_LIMIT if recipe.stage == "sft" else _LIMITS[recipe.objective],
             "It knows only what stands in its training text, and shares that text's language and slant.",
             "Not for decisions about people, nor for facts that nobody checks.",
         ),
@@ -207,9 +209,23 @@ def _held_out_in_words(recipe: Recipe) -> str:
 
 def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     """(what the data is, its licence, the identifier for the weights)."""
+    data, data_licence, licence = _source_in_words(recipe)
+    if recipe.base is None:
+        return data, data_licence, licence
     from llm_journey.datasets.catalog import CATALOG
 
+    base = f"`{Path(recipe.base).name}`" + (f" ({CATALOG[recipe.base].licence})" if recipe.base in CATALOG else "")
+    return f"Gone on from {base}, method {recipe.method}. {data}", data_licence, licence
+
+
+def _source_in_words(recipe: Recipe) -> tuple[str, str, str]:
+    from llm_journey.datasets.catalog import CATALOG
+    from llm_journey.datasets.made_chats import MADE_CHATS
+
     source = recipe.training.stream or recipe.data.source
+    if source in MADE_CHATS:
+        licence = CATALOG[MADE_CHATS[source].corpus].licence
+        return f"Trained on {MADE_CHATS[source].title}", licence, _LICENCES.get(licence, "other")
     if recipe.objective == "seq2seq" and is_pair_file(source):
         return f"Trained on the pairs in `{Path(source).name}`", "not stated by its owner", "other"
     if recipe.objective == "seq2seq":

@@ -21,6 +21,7 @@ _MOST_NUMBERED = 10_000
 _RESULTS = (
     ("bits_per_byte", "bits per byte", False),
     ("exact_match", "exact match", True),
+    ("answer_accuracy", "of answers' tokens", True),
     ("masked_accuracy", "of masked tokens", True),
     ("span_accuracy", "of span tokens", True),
     ("validation_loss", "nats a token", False),

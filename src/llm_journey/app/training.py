@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llm_journey.model.kinds import Model
     from llm_journey.tokenizer import Tokenizer
 
-_SAMPLE_TOKENS = 60
+_SAMPLE_TOKENS, _REPLY_TOKENS = 60, 100
 
 
 def train_and_measure(
@@ -82,16 +82,36 @@ def write_sample(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
     return opened.generate(prompt, seed=0, max_new_tokens=_SAMPLE_TOKENS)
 
 
+def write_reply(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
+    """What a chat model answers to `prompt`, each time its likeliest token, as far as a sample goes."""
+    from llm_journey.app.language_model import stop_ids_of
+    from llm_journey.generation.decode import generate
+    from llm_journey.generation.sampling import SamplingConfig
+    from llm_journey.model.decoder import Decoder
+    from llm_journey.tokenizer.chat_template import encode_chat
+
+    assert isinstance(model, Decoder)
+    ids = encode_chat(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+    settings = SamplingConfig(temperature=0, max_new_tokens=_REPLY_TOKENS)
+    reply = generate(model, ids, settings, stop_ids=stop_ids_of({}, tokenizer))
+    text = tokenizer.decode(list(reply))
+    return f"\n{text}" + ("" if reply.finish_reason == "stop" else " [...]")
+
+
 def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) -> TrainedRun:
+    from llm_journey.app.bases import find_base
+    from llm_journey.datasets.made_chats import MADE_CHATS
     from llm_journey.evaluation.exact_match import pair_figures
     from llm_journey.training.run import train
 
-    pull_source(recipe.data.source, observer)
+    source = recipe.data.source
+    pull_source(MADE_CHATS[source].corpus if source in MADE_CHATS else source, observer)
+    base, sampler = find_base(recipe), write_reply if recipe.stage == "sft" else write_sample
     if recipe.training.seconds is not None:
         _warn_where_busy(observer)
     saved_before = _saved_model(directory)
     try:
-        train(recipe, directory, resume=resume, observer=observer, sampler=write_sample, judge=pair_figures)
+        train(recipe, directory, base=base, resume=resume, observer=observer, sampler=sampler, judge=pair_figures)
     except BaseException as error:
         if isinstance(error, Exception) and _saved_model(directory) != saved_before:
             raise JourneyError(
@@ -158,15 +178,21 @@ def _new(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None
 def _with_absolute_source(recipe: Recipe) -> Recipe:
     """A folder, file or glob by its full path, so that a run can be resumed from anywhere; a catalog name as it is."""
     from llm_journey.datasets.catalog import CATALOG
+    from llm_journey.datasets.chat_files import chat_files
+    from llm_journey.datasets.made_chats import MADE_CHATS
     from llm_journey.datasets.streaming import local_files
     from llm_journey.training.tasks import TASKS
 
+    if recipe.base is not None and Path(recipe.base).expanduser().exists():
+        recipe = replace(recipe, base=str(Path(recipe.base).expanduser().absolute()))
     stream = recipe.training.stream
     if stream is not None and stream not in CATALOG and local_files(stream):
         stream = str(Path(stream).expanduser().absolute())
         recipe = replace(recipe, training=replace(recipe.training, stream=stream))
     if recipe.data.source in CATALOG or (recipe.data.source in TASKS and recipe.objective == "seq2seq"):
         return recipe
+    if recipe.stage == "sft" and (recipe.data.source in MADE_CHATS or not chat_files(recipe.data.source)):
+        return recipe  # made, or a data set of the hub
     return replace(recipe, data=replace(recipe.data, source=str(Path(recipe.data.source).expanduser().absolute())))
 
 

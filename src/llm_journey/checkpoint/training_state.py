@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or absent, hashed, the last few kept. kill -9 at any moment loses no earlier one.
 
-    checkpoints/step-00000100/   the model's folder (model_folder), and beside it
+    checkpoints/step-00000100/   the model's folder (model_folder), or what of it is trained, and beside it
+        trained.safetensors          where the model itself stays as it is: what is trained of it
         training_state.safetensors   optimizer, random generators: tensors of any dtype
         training_state.json          step, data position, fingerprints: whatever `state` the training loop gives
         manifest.json                size and SHA-256 of every other file
@@ -17,19 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from llm_journey.checkpoint.model_folder import load_state, write_model_files
+from llm_journey.checkpoint.model_folder import load_state
 from llm_journey.checkpoint.tensor_files import MAX_STATE_BYTES, read_json, read_tensors, write_tensors, writing
 from llm_journey.core import files
 from llm_journey.core.console import messages
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.paths import inside
 from llm_journey.model.config import TransformerConfig
-from llm_journey.model.kinds import Model
-from llm_journey.tokenizer import Tokenizer
 
 MANIFEST, STATE, STATE_TENSORS = "manifest.json", "training_state.json", "training_state.safetensors"
+TRAINED = "trained.safetensors"
 _FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,18})")
 # What new_directory leaves behind when it is killed: the unfinished new one, and an old one on its way out.
@@ -40,11 +40,14 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a run goes on from: all tensors on the CPU, under our own names, in the dtypes they were saved in."""
+    """What a run goes on from: all tensors on the CPU, under our own names, in the dtypes they were saved in.
+
+    model: every tensor of it, or, where config is None, those that are trained beside one that stays as it is.
+    """
 
     path: Path
     step: int
-    config: TransformerConfig
+    config: TransformerConfig | None
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
@@ -58,8 +61,7 @@ def save_checkpoint(
     directory: Path,
     *,
     step: int,
-    model: Model,
-    tokenizer: Tokenizer | None,
+    write_model: Callable[[Path], None],
     optimizer_state: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
@@ -67,8 +69,10 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `step` under `directory`, then drop all but the last `keep`; returns its path.
 
-    state: JSON values (no NaN or infinity; whole numbers of any size). A checkpoint of the same step is replaced.
-    Later steps than this one belong to a continuation that was given up: they are set aside as `abandoned-...`.
+    write_model: fills a folder with the model's files: model_folder.write_model_files, or `write_trained` and what
+    else there is of it. state: JSON values (no NaN or infinity; whole numbers of any size). A checkpoint of the same
+    step is replaced. Later steps than this one belong to a continuation that was given up: they are set aside as
+    `abandoned-...`.
     Raises JourneyError where it cannot be written; every earlier checkpoint is then as it was.
     """
     if step < 0 or keep < 1:
@@ -78,12 +82,18 @@ def save_checkpoint(
         directory.mkdir(parents=True, exist_ok=True)
         _sweep(directory)
         with files.new_directory(target) as temporary:
-            write_model_files(model, temporary, tokenizer=tokenizer)
+            write_model(temporary)
             write_tensors(temporary / STATE_TENSORS, optimizer_state)
             files.write_json(temporary / STATE, {"step": step, "state": dict(state)})
             files.write_json(temporary / MANIFEST, _manifest(temporary, step))
     _prune(directory, step, keep, on_warning)
     return target
+
+
+def write_trained(model: nn.Module, directory: Path) -> None:
+    """What is trained of a model, by our own names."""
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    write_tensors(directory / TRAINED, trained)
 
 
 def latest_checkpoint(directory: Path, *, on_warning: Warn = _say) -> Checkpoint | None:
@@ -118,7 +128,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     state = document.get("state")
     if document.get("step") != step or not isinstance(state, dict):
         raise BadInputError(f"{path / STATE}: does not hold the state of step {step}")
-    config, model = load_state(path)
+    config, model = (None, read_tensors(path / TRAINED)) if (path / TRAINED).is_file() else load_state(path)
     return Checkpoint(
         path=path, step=step, config=config, model=model, optimizer=read_tensors(path / STATE_TENSORS), state=state
     )

@@ -24,21 +24,34 @@ def chat_rows(source: str, *, split: str = "train") -> Iterator[tuple[str, Any]]
     JourneyError where it cannot be read on.
     """
     path = Path(source).expanduser()
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = sorted(item for item in path.rglob("*") if item.is_file() and _is_chat_file(item))
-    elif any(mark in source for mark in "*?["):
-        files = sorted(Path(name) for name in glob.iglob(str(path), recursive=True) if _is_chat_file(Path(name)))  # noqa: PTH207
-    elif path.suffix or path.is_absolute() or source.count("/") != 1:
-        raise BadInputError(f"{source}: no such file; give a file, a folder, a glob, or a hub data set as owner/name")
-    else:
+    if not (path.exists() or _is_glob(source)):
+        if path.suffix or path.is_absolute() or source.count("/") != 1:
+            raise BadInputError(
+                f"{source}: no such file; give a file, a folder, a glob, or a hub data set as owner/name"
+            )
         yield from _hub_rows(source, split)
         return
+    files = chat_files(source)
     if not files:
         raise BadInputError(f"{source}: no file of chats there; known kinds: {', '.join(CHAT_SUFFIXES)}")
     for file in files:
         yield from _file_rows(file)
+
+
+def chat_files(source: str) -> list[Path]:
+    """The files of a file, a folder or a glob, sorted; none of what is none of these."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(item for item in path.rglob("*") if item.is_file() and _is_chat_file(item))
+    if _is_glob(source):
+        return sorted(Path(name) for name in glob.iglob(str(path), recursive=True) if _is_chat_file(Path(name)))  # noqa: PTH207
+    return []
+
+
+def _is_glob(source: str) -> bool:
+    return any(mark in source for mark in "*?[")
 
 
 def _is_chat_file(path: Path) -> bool:

@@ -10,7 +10,7 @@ The order follows from the seed and the epoch alone, so that a position is three
 batch, T positions of a row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -106,7 +106,7 @@ class ChatLoader:
         self._batch += 1
         if self._batch == len(batches):
             self._epoch, self._batch = self._epoch + 1, 0
-        return self._packed(chosen) if self._rows == "packed" else self._padded([row[0] for row in chosen])
+        return self._packed(chosen) if self._rows == "packed" else _padded(self._shards, [row[0] for row in chosen])
 
     def state(self) -> dict[str, Any]:
         """The position, to be stored with a checkpoint."""
@@ -145,13 +145,6 @@ class ChatLoader:
         planned = plan_rows((self._shards.lengths[order] - 1).tolist(), self._context)
         return [[int(order[piece.document]) for piece in row] for row in planned]
 
-    def _padded(self, numbers: Sequence[int]) -> Batch:
-        examples = [self._shards.example(number) for number in numbers]
-        inputs, mask = pad_batch([ids[:-1] for ids, _ in examples], pad_id=self._shards.ids.end_id)
-        targets = np.full_like(inputs, IGNORED)
-        targets[mask] = np.concatenate([_targets(ids, trained) for ids, trained in examples])
-        return Batch(inputs, targets)
-
     def _packed(self, rows: Sequence[Sequence[int]]) -> Batch:
         packed = [self._row([self._shards.example(number) for number in row]) for row in rows]
         parts = zip(*((b.inputs, b.targets, b.segments, b.positions) for b in packed), strict=True)
@@ -170,6 +163,26 @@ class ChatLoader:
             targets[0, begin:end] = _targets(*examples[piece.document])
             begin = end
         return Batch(row.inputs, targets, row.segments, row.positions)
+
+
+def all_chats(shards: ChatShards, *, most_tokens: int) -> Iterator[Batch]:
+    """Every example once, a row each, those of like length together; a batch is one, or up to so many positions."""
+    numbers = np.argsort(shards.lengths, kind="stable")
+    begin = 0
+    while begin < len(numbers):
+        end = begin + 1
+        while end < len(numbers) and (end - begin + 1) * int(shards.lengths[numbers[end]]) <= most_tokens:
+            end += 1
+        yield _padded(shards, numbers[begin:end].tolist())
+        begin = end
+
+
+def _padded(shards: ChatShards, numbers: Sequence[int]) -> Batch:
+    examples = [shards.example(number) for number in numbers]
+    inputs, mask = pad_batch([ids[:-1] for ids, _ in examples], pad_id=shards.ids.end_id)
+    targets = np.full_like(inputs, IGNORED)
+    targets[mask] = np.concatenate([_targets(ids, trained) for ids, trained in examples])
+    return Batch(inputs, targets)
 
 
 def _targets(ids: Int64Array, trained: Int64Array) -> Int64Array:

@@ -323,7 +323,5 @@ def _at(values: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
             if regex.match(rf"(?:.*\.)?(?:{pattern})$", module, timeout=_PATTERN_SECONDS):
                 return value
         except (regex.error, TimeoutError, RecursionError, OverflowError, ValueError) as error:
-            raise BadInputError(
-                f"{CONFIG}: key {key!r}, pattern {pattern[:80]!r}: {error}"
-            ) from None
+            raise BadInputError(f"{CONFIG}: key {key!r}, pattern {pattern[:80]!r}: {error}") from None
     return default

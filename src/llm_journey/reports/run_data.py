@@ -18,6 +18,7 @@ _MAX_FILE_BYTES = 256 << 20
 SHARES = {
     "exact_match": "exact match",
     "token_accuracy": "tokens right, those before given",
+    "answer_accuracy": "answers' tokens right, those before given",
     "masked_accuracy": "masked tokens right",
     "span_accuracy": "span tokens right, those before given",
     "unigram_accuracy": "always the commonest token",

@@ -5,6 +5,9 @@ Everything lies in the cache under names made from what decides it, so that a se
     prepared/<data>/                  the split and cleaned text (datasets.prepare)
     prepared/<data>-<tokenizer>/      tokenizer files, vocabulary.json, train and validation shards
     prepared/dates-<data, tokenizer>/ the same of a task with pairs (or pairs-..., of a file): sources and targets
+    prepared/chats-<data, tokenizer>/ chats as shards (datasets.chat_preparation)
+
+A run that goes on from a model takes that model's tokenizer.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,12 +20,17 @@ from llm_journey.core import files
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.locks import one_at_a_time
 from llm_journey.core.paths import cache_dir
+from llm_journey.datasets.catalog import CATALOG
 from llm_journey.datasets.catalog import resolve as resolve_source
+from llm_journey.datasets.chat_files import chat_files, chat_rows
+from llm_journey.datasets.chat_preparation import PreparedChats, prepare_chats
 from llm_journey.datasets.corruption import MASK_TOKEN, SENTINEL_PREFIX
+from llm_journey.datasets.made_chats import MADE_CHATS, made_rows, made_version
 from llm_journey.datasets.pair_files import Pairs, is_pair_file, read_pair_file, split_pairs
 from llm_journey.datasets.prepare import DataConfig, PreparationReport, iterate_texts, prepare_documents
 from llm_journey.datasets.shards import TokenShards, write_shards
 from llm_journey.text.deduplication import content_hash
+from llm_journey.text.readers import Problem
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
 from llm_journey.tokenizer.report import vocabulary_report
@@ -41,8 +49,8 @@ class Inputs:
     """What a run trains and validates on. `prepared` holds the text, `directory` the tokenizer and the shards.
 
     Of a task with pairs, `train` and `validation` are the sources; `train_targets` and `validation_targets` hold what
-    is to be written for them, and are None elsewhere. text_fingerprint identifies what `prepared` held then; another
-    preparation may replace it later.
+    is to be written for them; of chats they hold which tokens are trained; elsewhere they are None. text_fingerprint
+    identifies what `prepared` held then; another preparation may replace it later.
     """
 
     tokenizer: Tokenizer
@@ -72,13 +80,23 @@ class Inputs:
 
 
 def prepare_inputs(
-    recipe: Recipe, *, observer: Observer | None = None, resolve: Callable[[str], Path] = resolve_source
+    recipe: Recipe,
+    *,
+    base: Tokenizer | None = None,
+    observer: Observer | None = None,
+    resolve: Callable[[str], Path] = resolve_source,
 ) -> Inputs:
     """Prepare the data, train the tokenizer and write the shards of `recipe`, or reuse what was done before.
 
-    Raises BadInputError for data that cannot be used and JourneyError where the cache cannot be written.
+    base: the tokenizer of the model that the run goes on from. Raises BadInputError for data that cannot be used and
+    JourneyError where the cache cannot be written.
     """
     observer = observer or Observer()
+    if recipe.base is not None and base is None:
+        raise BadInputError(f"the recipe goes on from {recipe.base}, whose tokenizer was not given")
+    if recipe.stage == "sft":
+        assert base is not None
+        return _prepare_chats(recipe, base, observer, resolve)
     if recipe.objective == "seq2seq":
         return _prepare_pairs(recipe, observer)
     prepared = cache_dir() / "prepared" / files.sha256_json(configuration.dump(recipe.data))[:16]
@@ -97,14 +115,15 @@ def prepare_inputs(
     if preparation.num_problems > _PROBLEMS_SHOWN:
         observer.message(f"... and {preparation.num_problems - _PROBLEMS_SHOWN} more files with problems")
     source = files.read_json(prepared / "preparation.json")["fingerprint"]
-    key = files.sha256_json({"data": source, "tokenizer": configuration.dump(recipe.tokenizer)})
+    decides = configuration.dump(recipe.tokenizer) if base is None else {"base": base.fingerprint}
+    key = files.sha256_json({"data": source, "tokenizer": decides})
     directory = prepared.with_name(f"{prepared.name}-{key[:16]}")
     if not directory.is_dir():
         with one_at_a_time(directory, lambda: observer.message(_WAITING)):
             if not directory.is_dir():
-                _make(recipe, prepared, directory, observer)
-    tokenizer = _framed(tokenizer_io.load(directory), recipe.objective)
-    if tokenizer.vocab_size < recipe.tokenizer.vocab_size:
+                _make(recipe, prepared, directory, base, observer)
+    tokenizer = _framed(tokenizer_io.load(directory), recipe.objective) if base is None else base
+    if base is None and tokenizer.vocab_size < recipe.tokenizer.vocab_size:
         observer.message(
             f"the text has pairs for {tokenizer.vocab_size} tokens only, not {recipe.tokenizer.vocab_size}; "
             "the vocabulary is that small"
@@ -127,13 +146,17 @@ def held_out_hashes(inputs: Inputs) -> frozenset[bytes]:
     return frozenset(content_hash(text) for text in iterate_texts(inputs.prepared, "validation"))
 
 
-def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -> None:
-    observer.stage("training the tokenizer")
-    tokenizer = train_tokenizer(
-        iterate_texts(prepared, "train"),
-        recipe.tokenizer,
-        on_progress=lambda _, done, total: observer.progress(done, total, "characters" if total is None else "merges"),
-    )
+def _make(recipe: Recipe, prepared: Path, directory: Path, base: Tokenizer | None, observer: Observer) -> None:
+    tokenizer = base
+    if tokenizer is None:
+        observer.stage("training the tokenizer")
+        tokenizer = train_tokenizer(
+            iterate_texts(prepared, "train"),
+            recipe.tokenizer,
+            on_progress=lambda _, done, total: observer.progress(
+                done, total, "characters" if total is None else "merges"
+            ),
+        )
     observer.stage("writing token shards")
     with files.new_directory(directory) as folder:
         tokenizer_io.save(tokenizer, folder)
@@ -141,6 +164,81 @@ def _make(recipe: Recipe, prepared: Path, directory: Path, observer: Observer) -
             _write(tokenizer, iterate_texts(prepared, split), folder, split)
         report = vocabulary_report(tokenizer, iterate_texts(prepared, "train"))
         files.write_json(folder / VOCABULARY_FILE, report.to_json())
+
+
+def _prepare_chats(recipe: Recipe, tokenizer: Tokenizer, observer: Observer, resolve: Callable[[str], Path]) -> Inputs:
+    """The chats of a source, as `tokenizer` renders them; all that decides them stands in the folder's name."""
+    if tokenizer.chat_template is None:
+        raise BadInputError(f"{recipe.base}: has no chat template; stage sft needs one")
+    data, context = recipe.data, recipe.row_length
+    title, decides, rows = _chat_source(data.source, resolve)
+    source = files.sha256_json(
+        {
+            **decides,
+            "tokenizer": tokenizer.fingerprint,
+            "template": tokenizer.chat_template,
+            "chats": configuration.dump(recipe.chats),
+            "context": context,
+            "split": [data.split_seed, data.held_out, data.max_documents],
+        }
+    )
+    directory = cache_dir() / "prepared" / f"chats-{source[:16]}"
+    if not directory.is_dir():
+        with one_at_a_time(directory, lambda: observer.message(_WAITING)):
+            if not directory.is_dir():
+                observer.stage("preparing the chats")
+                with files.new_directory(directory) as folder:
+                    prepare_chats(
+                        rows(),
+                        tokenizer,
+                        folder,
+                        config=recipe.chats,
+                        context=context,
+                        held_out=data.held_out,
+                        split_seed=data.split_seed,
+                        max_chats=data.max_documents,
+                        on_progress=lambda read: observer.progress(read, None, "chats"),
+                    )
+    found = PreparedChats.open(directory)
+    for reason, count, first in found.left_out[:_PROBLEMS_SHOWN]:
+        observer.message(f"{count:,} chats left out: {reason} (first: {first})")
+    train, validation = _open(directory, "train"), _open(directory, "validation")
+    return Inputs(
+        tokenizer=tokenizer,
+        train=train,
+        validation=validation,
+        preparation=PreparationReport(
+            source=title,
+            documents_in=found.rows,
+            dropped={reason: count for reason, count, _ in found.left_out},
+            duplicates=0,
+            near_duplicates=0,
+            train_documents=found.chats["train"],
+            validation_documents=found.chats["validation"],
+            train_bytes=train.num_bytes,
+            validation_bytes=validation.num_bytes,
+            seconds=0.0,
+            problems=tuple(Problem(first, f"{reason} ({count:,} rows)") for reason, count, first in found.left_out),
+            num_problems=sum(count for _, count, _ in found.left_out),
+        ),
+        vocabulary={},
+        prepared=directory,
+        directory=directory,
+        text_fingerprint=source,
+        train_targets=_open(directory, "train-trained"),
+        validation_targets=_open(directory, "validation-trained"),
+    )
+
+
+def _chat_source(
+    source: str, resolve: Callable[[str], Path]
+) -> tuple[str, dict[str, Any], Callable[[], Iterable[tuple[str, Any]]]]:
+    """(the source in words, what decides its rows, the rows when called for)."""
+    if source in MADE_CHATS:
+        return MADE_CHATS[source].title, made_version(source), lambda: made_rows(source, resolve)
+    where = str(resolve(source)) if source in CATALOG else source
+    hashes = [files.sha256_file(file) for file in chat_files(where)]
+    return where, {"files": hashes} if hashes else {"hub": source}, lambda: chat_rows(where)
 
 
 def _prepare_pairs(recipe: Recipe, observer: Observer) -> Inputs:

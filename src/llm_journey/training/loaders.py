@@ -1,4 +1,4 @@
-"""Where a run's batches come from: shards of prepared text, a stream that need not fit on a disk, pairs.
+"""Where a run's batches come from: shards of prepared text, a stream that need not fit on a disk, pairs, chats.
 
 A loader that corrupts text draws what it does to batch n from (seed, n) alone, so its position is that of the text
 below it and one number.
@@ -14,6 +14,7 @@ import numpy as np
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.batching import Batch, Int64Array, PairBatch, pad_pairs
 from llm_journey.datasets.catalog import CATALOG, resolve
+from llm_journey.datasets.chat_loader import ChatLoader, ChatShards, Rows
 from llm_journey.datasets.corruption import MASK_TOKEN, MaskedBatch, corrupt_spans, mask_tokens, sentinel_tokens
 from llm_journey.datasets.loader import TokenLoader
 from llm_journey.datasets.packing import PackedLoader
@@ -162,7 +163,8 @@ def make_loader(
 ) -> Loader:
     """The loader that the recipe names: of `training.stream` (encoded by `tokenizer`), else of `shards`.
 
-    `targets` are the answers to the documents of `shards`, for objective seq2seq. `held_out`: content hashes of
+    `targets` are the answers to the documents of `shards`, for objective seq2seq; for stage sft, which tokens of them
+    are trained. `held_out`: content hashes of
     documents that a stream must leave out. Raises BadInputError for a stream that is not there, and for a tokenizer
     without the tokens that the objective needs.
     """
@@ -171,7 +173,13 @@ def make_loader(
         if targets is None:
             raise BadInputError("objective seq2seq needs the targets of its sources")
         batch_size = training.batch_size
-        return PairLoader(shards, targets, batch_size=batch_size, context=recipe.model.context, seed=seed)
+        return PairLoader(shards, targets, batch_size=batch_size, context=recipe.row_length, seed=seed)
+    if recipe.stage == "sft":
+        if targets is None:
+            raise BadInputError("stage sft needs to know which tokens are trained")
+        rows: Rows = "packed" if training.order == "packed" else "padded"
+        chats, batch_size = ChatShards(shards, targets), training.batch_size
+        return ChatLoader(chats, batch_size=batch_size, context=recipe.row_length, seed=seed, rows=rows)
     text = _text_loader(recipe, shards, tokenizer, held_out)
     if recipe.objective == "next_token":
         return text
@@ -186,7 +194,7 @@ def _text_loader(
     recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer | None, held_out: frozenset[bytes]
 ) -> TextLoader:
     training, seed = recipe.training, recipe.seed
-    batch_size, context = training.batch_size, recipe.model.context
+    batch_size, context = training.batch_size, recipe.row_length
     if training.stream is not None:
         if tokenizer is None:
             raise BadInputError("training.stream needs a tokenizer")

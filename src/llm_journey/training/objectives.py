@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from llm_journey.datasets.batching import IGNORED, Batch, Int64Array, PairBatch
+from llm_journey.datasets.chat_loader import ChatShards, all_chats
 from llm_journey.datasets.corruption import NO_TOKEN, tokens_before
 from llm_journey.datasets.loader import sequential_batches
 from llm_journey.datasets.pairs import all_pairs
@@ -41,6 +42,8 @@ Loss = Callable[[Model, Hidden, AnyBatch, float], Tensor]
 
 _VALIDATION_SEED = 20_190_524
 _ROWS = 32
+# Positions of a batch of chats, and numbers in the logits that they may have: 128 MiB in float32.
+_CHAT_TOKENS, _CHAT_LOGITS = 4096, 1 << 25
 _TOKENS_COUNTED = 10_000_000
 
 
@@ -117,6 +120,21 @@ def _next_token_figures(_: Recipe, model: Model, inputs: Inputs) -> dict[str, fl
     assert isinstance(model, Decoder)
     found = validate(model, inputs.validation)
     return {"validation_loss": found.loss, "perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}
+
+
+def _chat_figures(_: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
+    """Of the assistant's tokens alone: loss, and how often the token is the likeliest."""
+    assert inputs.validation_targets is not None
+    tally = _Tally()
+    limit = min(_CHAT_TOKENS, _CHAT_LOGITS // inputs.validation.vocab_size)
+    with _evaluating(model):
+        for batch in all_chats(ChatShards(inputs.validation, inputs.validation_targets), most_tokens=limit):
+            targets_bt = torch.from_numpy(batch.targets).to(model.device)
+            chosen_bt = targets_bt != IGNORED
+            hidden: Hidden = model.hidden
+            hidden_btd = hidden(torch.from_numpy(batch.inputs).to(model.device))
+            tally.add(model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt])
+    return tally.figures() | {"answer_accuracy": tally.share(tally.right)}
 
 
 def _masked_figures(recipe: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
@@ -236,3 +254,9 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "span": Objective(written_targets, _span_figures),
     "seq2seq": Objective(written_targets, _pair_figures),
 }
+_CHATS = Objective(next_token, _chat_figures)
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """What a run minimises and says of its held-out data: of chats it is the next token too, of the assistant's."""
+    return _CHATS if recipe.stage == "sft" else OBJECTIVES[recipe.objective]

@@ -127,6 +127,8 @@ class Optimizer:
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         groups = _parameter_groups(model, config)
         self._parts: dict[str, torch.optim.Optimizer] = {}
+        if not groups["adamw"] and not groups["muon"]:
+            raise BadInputError("nothing is left to train: every weight is frozen")
         if groups["adamw"]:
             self._parts["adamw"] = torch.optim.AdamW(
                 groups["adamw"], lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
@@ -184,9 +186,11 @@ class Optimizer:
 
 
 def _parameter_groups(model: nn.Module, config: OptimizerConfig) -> dict[str, list[Any]]:
-    """Which parameter goes where: block matrices to Muon, the rest to AdamW; only matrices decay."""
+    """Where each parameter goes that is trained: block matrices to Muon, the rest to AdamW; only matrices decay."""
     embeddings, decayed, free, muon = [], [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name.endswith("embed.weight") or name == "head.weight":
             embeddings.append(parameter)
         elif parameter.ndim < 2:

@@ -11,9 +11,11 @@ from pydantic import ConfigDict
 from llm_journey.core import config as configuration
 from llm_journey.core.config import STRICT
 from llm_journey.core.errors import BadInputError
+from llm_journey.datasets.chat_preparation import ChatConfig
 from llm_journey.datasets.corruption import MASK_TOKEN, RATE
 from llm_journey.datasets.pair_files import PAIR_SUFFIXES, SOURCE, TARGET, is_pair_file
 from llm_journey.datasets.prepare import DataConfig
+from llm_journey.finetuning.config import LoraConfig
 from llm_journey.model.config import TransformerConfig
 from llm_journey.tokenizer.config import TokenizerConfig
 from llm_journey.training.optim import OptimizerConfig
@@ -22,6 +24,7 @@ from llm_journey.training.tasks import TASKS
 
 RECIPE_FILE = "recipe.yaml"
 ObjectiveName = Literal["next_token", "masked", "span", "seq2seq"]
+Method = Literal["full", "lora", "qlora"]
 # The kind of model that each objective trains.
 _KIND_OF: dict[ObjectiveName, str] = {
     "next_token": "decoder",
@@ -35,8 +38,9 @@ _KIND_OF: dict[ObjectiveName, str] = {
 class TrainingConfig:
     """How a model is trained.
 
-    A step takes batch_size * accumulation rows of the model's context. order: "documents" shuffles whole documents into
-    one stream, "windows" shuffles fixed windows of the text, "packed" keeps documents apart in each row. stream: train
+    A step takes batch_size * accumulation rows of `context` tokens (null: the model's context). order: "documents"
+    shuffles whole documents into one stream (of chats: a row each), "windows" shuffles fixed windows of the text,
+    "packed" keeps documents, or chats, apart in each row. stream: train
     on the documents of this file, folder, glob or hub data set as they are read, never stored, for text that does not
     fit on the disk; data.source then gives the tokenizer and the validation text. The budget is `steps`, `tokens` or
     `seconds` of training (validating, sampling and saving not counted); the first that is used up ends the run.
@@ -53,6 +57,7 @@ class TrainingConfig:
     accumulation: int = 1
     order: Literal["documents", "windows", "packed"] = "documents"
     stream: str | None = None
+    context: int | None = None
     steps: int | None = None
     tokens: int | None = None
     seconds: float | None = None
@@ -76,6 +81,8 @@ class TrainingConfig:
         for name in ("batch_size", "accumulation", "validations", "checkpoints", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.context is not None and self.context < 2:
+            raise ValueError(f"context must be at least 2, or null for the model's, not {self.context}")
         if self.stream is not None and self.order != "documents":
             raise ValueError(f"stream takes documents as they come; leave out order (it is {self.order!r})")
         budgets = {"steps": self.steps, "tokens": self.tokens, "seconds": self.seconds}
@@ -101,14 +108,25 @@ class Recipe:
     objective: what the model learns to give: next_token (a decoder), masked (an encoder), span or seq2seq (an
     encoder-decoder). seq2seq learns pairs of texts: data.source is a task whose pairs are generated (dates), or a file
     of pairs, .jsonl or .tsv with source and target (datasets.pair_files); data.max_documents says how many pairs.
+
+    base: a model to go on from (a run, a catalog name, a folder, a GGUF file); its tokenizer and its shape are taken.
+    stage: pretrain learns running text, sft the assistant's turns of chats (`chats`; of `data` the source, the number
+    and the split count). method: full trains every weight but those that `frozen` names by pattern; lora an adapter
+    beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str = "run"
     seed: int = 0
+    stage: Literal["pretrain", "sft"] = "pretrain"
+    method: Method = "full"
+    base: str | None = None
     objective: ObjectiveName = "next_token"
     data: DataConfig
+    chats: ChatConfig = field(default_factory=ChatConfig)
+    adapter: LoraConfig = field(default_factory=LoraConfig)
+    frozen: tuple[str, ...] = ()
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
     training: TrainingConfig
@@ -121,6 +139,35 @@ class Recipe:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         self._check_objective()
+        self._check_stage()
+
+    def _check_stage(self) -> None:
+        fine_tunes = {"stage": self.stage != "pretrain", "method": self.method != "full", "frozen": bool(self.frozen)}
+        for name, is_set in fine_tunes.items():
+            if is_set and self.base is None:
+                raise ValueError(f"{name} {getattr(self, name)!r} needs a model to go on from; give base")
+        if self.base is None:
+            return
+        if self.objective != "next_token":
+            raise ValueError(f"base goes with objective next_token, not {self.objective}")
+        if self.stage == "sft" and (self.training.stream is not None or self.training.order == "windows"):
+            raise ValueError("stage sft takes chats: leave out training.stream; training.order: documents or packed")
+        if self.is_adapted and self.training.optimizer.name != "adamw":
+            raise ValueError(
+                f"method {self.method} needs training.optimizer.name adamw: factors of low rank are no maps"
+            )
+        if self.is_adapted and self.frozen:
+            raise ValueError(f"method {self.method} freezes everything but its adapter; leave out frozen")
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether an adapter is trained, the model's own weights staying as they are."""
+        return self.method != "full"
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row that is trained on."""
+        return self.training.context or self.model.context
 
     def _check_objective(self) -> None:
         kind = _KIND_OF[self.objective]
@@ -139,6 +186,19 @@ class Recipe:
             )
         if self.objective == "seq2seq" and self.training.stream is not None:
             raise ValueError("objective seq2seq reads pairs, which are no stream; leave out training.stream")
+
+    def with_base(self, config: TransformerConfig) -> "Recipe":
+        """This recipe with the shape of the model that it goes on from.
+
+        Raises BadInputError where it asks for another shape, or for longer rows than that model reads.
+        """
+        if self.model not in (TransformerConfig(), config):
+            raise BadInputError(f"model is that of base ({self.base}); leave it out")
+        if self.training.context is not None and self.training.context > config.context:
+            raise BadInputError(
+                f"training.context is {self.training.context}, {self.base} reads at most {config.context} tokens"
+            )
+        return replace(self, model=config)
 
     def with_vocabulary(self, vocab_size: int) -> "Recipe":
         """This recipe with the model's vocabulary set to the tokenizer's true size.
@@ -169,6 +229,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         path = shipped[str(name_or_path)]
     elif path.is_dir():
         path = path / RECIPE_FILE
+    elif not path.exists() and path.parent == Path("recipes") and path.stem in shipped:  # as in the repository
+        path = shipped[path.stem]
     elif not path.exists():
         raise BadInputError(f"{name_or_path}: no such recipe file; shipped recipes: {', '.join(shipped)}")
     return recipe_from(configuration.read_yaml(path), str(path), overrides)

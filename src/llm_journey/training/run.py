@@ -5,30 +5,35 @@ checkpoint stays readable. Ctrl-C (or SIGTERM) finishes the step at hand, saves,
 stops at once. The model is saved before it is evaluated (nanochat#446).
 """
 
+import hashlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from llm_journey.checkpoint.model_folder import load_state, save_model
+from llm_journey.checkpoint.decoders import StoredDecoder, read_decoder
+from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.checkpoint.tensor_files import writing
 from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint, save_checkpoint
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.finetuning.peft_format import write_adapter_files
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
+from llm_journey.training import methods
 from llm_journey.training.early_stopping import EarlyStopping
 from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes, prepare_inputs
 from llm_journey.training.loaders import make_loader
-from llm_journey.training.objectives import OBJECTIVES
+from llm_journey.training.objectives import objective_of
 from llm_journey.training.observer import Observer
 from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
@@ -57,6 +62,7 @@ def train(
     recipe: Recipe,
     run_directory: Path,
     *,
+    base: Path | None = None,
     resume: bool = False,
     observer: Observer | None = None,
     sampler: Sampler | None = None,
@@ -64,9 +70,10 @@ def train(
 ) -> RunResult:
     """Train the model of `recipe` in `run_directory`; with `resume`, go on from its newest whole checkpoint.
 
-    A resumed run takes exactly the steps that the uninterrupted one would have taken (with a budget in seconds their
-    number and learning rates follow the clock); a finished one is left as it is. Its recipe may differ from the saved
-    one in how long to train and what to show meanwhile. Raises BadInputError for a recipe or data that
+    base: where the model that `recipe.base` names lies, a folder or a GGUF file. A resumed run takes exactly the steps
+    that the uninterrupted one would have taken (with a budget in seconds their number and learning rates follow the
+    clock); a finished one is left as it is. Its recipe may differ from the saved one in how long to train and what to
+    show meanwhile. Raises BadInputError for a recipe or data that
     do not fit (the folder is then as it was), and JourneyError where files cannot be written or training diverges; the
     run's status is then "failed".
     """
@@ -76,9 +83,10 @@ def train(
         _check_same_recipe(load_recipe(run_directory), recipe, run_directory)
     else:
         folder = RunFolder.new(run_directory)
-    inputs = prepare_inputs(recipe, observer=observer)
-    recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
-    run = _Run(recipe, folder, inputs, observer, sampler, judge)
+    start = None if recipe.base is None else _read_base(recipe, base)
+    inputs = prepare_inputs(recipe, base=start.tokenizer if start else None, observer=observer)
+    recipe = recipe.with_base(start.decoder.config) if start else recipe.with_vocabulary(inputs.tokenizer.vocab_size)
+    run = _Run(recipe, folder, inputs, start, observer, sampler, judge)
     resume_step = run.restore() if resume else None
     if run.complete:
         observer.message(f"{run_directory} is finished; to go on, give it a larger budget: --set training.steps=...")
@@ -106,14 +114,16 @@ class _Run:
         recipe: Recipe,
         folder: RunFolder,
         inputs: Inputs,
+        start: StoredDecoder | None,
         observer: Observer,
         sampler: Sampler | None,
         judge: Judge | None,
     ) -> None:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
+        self.generation = {} if start is None else start.generation
         self.held_out = sample_held_out(inputs, recipe.training.validation_tokens)
         self.observer, self.sampler, self.judge = observer, sampler, judge
-        self.objective = OBJECTIVES[recipe.objective]
+        self.objective = objective_of(recipe)
         device = pick_device(recipe.training.device)
         precision = Precision(_precision_name(recipe, folder, device), device)
         if not precision.native:
@@ -126,13 +136,16 @@ class _Run:
             )
         observer.stage("measuring this machine")
         self.peak_flops = peak_flops(device, precision.name)
-        self.flops_per_token = training_flops_per_token(recipe.model, recipe.model.context)
+        self.flops_per_token = training_flops_per_token(recipe.model, recipe.row_length)
         if (
             recipe.model.kind == "encoder_decoder"
         ):  # counted for a token read and one written; here each counts by itself
             self.flops_per_token /= 2
         torch.manual_seed(recipe.seed)
-        model = make_model(recipe.model).to(device)
+        model: Model = make_model(recipe.model) if start is None else start.decoder
+        self.base_fingerprint = None if start is None else _fingerprint(model)
+        methods.prepare(model, recipe)
+        model = model.to(device)
         model.train()
         held_out = held_out_hashes(inputs) if recipe.training.stream is not None else frozenset()
         loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets, held_out)
@@ -146,13 +159,18 @@ class _Run:
         if checkpoint is None:
             self.observer.message("no checkpoint was finished yet; the run begins again")
             return -1
-        _check_fingerprints(checkpoint, self.inputs, self.folder.directory)
+        _check_fingerprints(checkpoint, self.fingerprints(), self.folder.directory)
         self.trainer.restore(checkpoint.model, checkpoint.optimizer, checkpoint.state["trainer"])
         patience = self.recipe.training.early_stopping
         if patience is None or (self.folder.directory / BEST).is_dir():
             self.early_stopping = EarlyStopping(patience, **checkpoint.state["early_stopping"])
         self.observer.message(f"resumed from {checkpoint.path} (step {checkpoint.step})")
         return checkpoint.step
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a resumed run must find as it was: data, tokenizer, and the model that an adapter belongs to."""
+        base = {} if self.base_fingerprint is None else {"base": self.base_fingerprint}
+        return self.inputs.fingerprints() | base
 
     @property
     def complete(self) -> bool:
@@ -182,14 +200,15 @@ class _Run:
         self.folder.update(
             status="running",
             error=None,
-            fingerprints=self.inputs.fingerprints(),
+            fingerprints=self.fingerprints(),
             text_fingerprint=self.inputs.text_fingerprint,
             paths={"prepared": str(self.inputs.prepared), "shards": str(self.inputs.directory)},
             energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
             figures={
                 "parameters": count_parameters(recipe.model).total,
-                "activation_bytes": activation_bytes(recipe.model, recipe.training.batch_size, recipe.model.context),
-                "key_value_bytes": key_value_bytes(recipe.model, recipe.model.context),
+                "trained_parameters": self.trainer.num_trained,
+                "activation_bytes": activation_bytes(recipe.model, recipe.training.batch_size, recipe.row_length),
+                "key_value_bytes": key_value_bytes(recipe.model, recipe.row_length),
                 "peak_flops": self.peak_flops,
             },
             precision=self.trainer.precision.name,
@@ -205,8 +224,12 @@ class _Run:
         if config.compile:
             self.observer.stage("compiling the model")
             trainer.warm_up()
-        self.observer.stage("training")
         with self._stoppable():
+            if trainer.position.step == 0 and self.recipe.base is not None:
+                self.observer.stage("looking at the model as it is")
+                self._validate()
+                self._sample()
+            self.observer.stage("training")
             while trainer.progress < 1.0 and not self.stop_requested and not self.early_stopping.stop:
                 result = trainer.step()
                 if trainer.position.step % config.log_every == 0 or not result.finite or trainer.position.step == 1:
@@ -229,7 +252,11 @@ class _Run:
         self._save()
         if self.early_stopping.stop:
             self._take_back_best()
-        save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer)
+        if self.recipe.is_adapted:
+            with writing(self.folder.adapter), files.new_directory(self.folder.adapter) as folder:
+                write_adapter_files(trainer.model, folder, self.recipe.adapter, base=self.recipe.base or "")
+        methods.finish(trainer.model)
+        save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer, generation=self.generation)
         self.folder.update(status="trained", step=trainer.position.step, seconds=trainer.position.seconds)
         self.observer.stage("validating")
         self._validate()
@@ -241,7 +268,7 @@ class _Run:
         if self.early_stopping.best is None:
             self.observer.message(f"{bad}; none had a finite loss, so the last model is kept")
             return
-        self.trainer.model.load_state_dict(load_state(self.folder.directory / BEST)[1])
+        methods.restore(self.trainer.model, methods.read_model(self.folder.directory / BEST))
         self.observer.message(f"{bad}; the best model is kept")
 
     def interrupt(self) -> RunResult:
@@ -304,7 +331,9 @@ class _Run:
             figures |= self.judge(self.trainer.model, seen)
         improved = self.early_stopping.update(figures["validation_loss"])
         if improved and self.early_stopping.patience is not None:
-            save_model(self.trainer.model, self.folder.directory / BEST, tokenizer=self.inputs.tokenizer)
+            best = self.folder.directory / BEST
+            with writing(best), files.new_directory(best) as folder:
+                methods.write_model(self.trainer.model, self.recipe, self.inputs.tokenizer, folder)
         position = self.trainer.position
         figures |= self.held_out.figures
         row = {"tokens": position.tokens, "seconds": position.seconds, **figures}
@@ -328,13 +357,12 @@ class _Run:
         save_checkpoint(
             self.folder.checkpoints,
             step=self.trainer.position.step,
-            model=self.trainer.model,
-            tokenizer=self.inputs.tokenizer,
+            write_model=partial(methods.write_model, self.trainer.model, self.recipe, self.inputs.tokenizer),
             optimizer_state=self.trainer.tensors(),
             state={
                 "trainer": self.trainer.state(),
                 "early_stopping": {"best": self.early_stopping.best, "bad": self.early_stopping.bad},
-                "fingerprints": self.inputs.fingerprints(),
+                "fingerprints": self.fingerprints(),
             },
             keep=self.recipe.training.keep_checkpoints,
             on_warning=self.observer.message,
@@ -404,12 +432,28 @@ def _precision_name(recipe: Recipe, folder: RunFolder, device: torch.device) -> 
     return pick_precision(begun if name == "auto" and begun else name, device)
 
 
-def _check_fingerprints(checkpoint: Checkpoint, inputs: Inputs, directory: Path) -> None:
-    """Refuse to go on with other data or another tokenizer than the run began with (NeMo-RL#2519)."""
-    for name, found in inputs.fingerprints().items():
+def _check_fingerprints(checkpoint: Checkpoint, fingerprints: Mapping[str, str], directory: Path) -> None:
+    """Refuse to go on with other data, or beside another model, than the run began with (NeMo-RL#2519)."""
+    for name, found in fingerprints.items():
         expected = checkpoint.state["fingerprints"].get(name)
         if expected != found:
+            what = "the model that it goes on from" if name == "base" else "the data"
             raise BadInputError(
                 f"{directory}: the {name} fingerprint was {expected} and is now {found}; "
-                "the data changed under the run: restore it, or start a new run"
+                f"{what} changed under the run: restore it, or start a new run"
             )
+
+
+def _read_base(recipe: Recipe, path: Path | None) -> StoredDecoder:
+    if path is None:
+        raise BadInputError(f"the recipe goes on from {recipe.base}; say where that model lies")
+    return read_decoder(path)
+
+
+def _fingerprint(model: Model) -> str:
+    """What identifies a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

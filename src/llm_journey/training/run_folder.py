@@ -1,7 +1,7 @@
 """A run's folder and its run.json: name, status, figures, lineage. Written whole at each change of state.
 
 recipe.yaml  run.json  metrics.jsonl  samples.jsonl  vocabulary.json  preparation.json
-checkpoints/step-00000100/  model/  report.html
+checkpoints/step-00000100/  adapter/ (where one was trained)  model/  report.html
 """
 
 import datetime
@@ -21,6 +21,7 @@ from llm_journey.training.recipe import RECIPE_FILE, Recipe
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+ADAPTER = "adapter"
 BEST = "best"
 SAMPLES = "samples.jsonl"
 # What core.files leaves behind when it is killed: new content under a temporary name, an old folder on its way out.
@@ -81,6 +82,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.directory / CHECKPOINTS
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the final adapter, in PEFT's layout."""
+        return self.directory / ADAPTER
 
     @property
     def model(self) -> Path:

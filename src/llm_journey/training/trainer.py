@@ -17,6 +17,7 @@ from torch import Tensor
 from llm_journey.core.errors import JourneyError
 from llm_journey.model.kinds import Model
 from llm_journey.training.loaders import Loader
+from llm_journey.training.methods import restore as restore_model
 from llm_journey.training.objectives import AnyBatch, Hidden, Loss, next_token
 from llm_journey.training.optim import Optimizer, clip_gradients
 from llm_journey.training.precision import Precision
@@ -69,9 +70,14 @@ class Trainer:
         self.optimizer = Optimizer(model, recipe.training.optimizer, precision.newton_schulz_dtype)
         self.loader, self.objective = loader, objective
         self.position = Position()
-        self._parameters = list(model.parameters())
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Compiled as one graph, and for training only: validation and samples call the model itself.
         self._hidden: Hidden = torch.compile(model.hidden) if recipe.training.compile else model.hidden
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self._parameters)
 
     @property
     def progress(self) -> float:
@@ -155,7 +161,7 @@ class Trainer:
     def restore(self, model: Mapping[str, Tensor], tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on exactly where `tensors()` and `state()` were taken. Raises BadInputError for state of another run."""
         self.loader.restore(state["loader"])
-        self.model.load_state_dict(dict(model))
+        restore_model(self.model, model)
         self.optimizer.load_state_tensors({name: t for name, t in tensors.items() if not name.startswith("random/")})
         self.precision.restore(state["precision"])
         self.position = Position(**state["position"])

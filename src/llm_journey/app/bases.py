@@ -1,0 +1,27 @@
+"""The model that a recipe goes on from: where it lies, and its tokenizer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_journey.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from llm_journey.tokenizer import Tokenizer
+
+
+def find_base(recipe: Recipe) -> Path | None:
+    """Where the recipe's base lies, None where it has none; a catalog model is pulled, which is said.
+
+    Raises BadInputError that says what can be opened.
+    """
+    from llm_journey.app.language_model import find_text_model
+
+    return None if recipe.base is None else find_text_model(recipe.base)
+
+
+def base_tokenizer(recipe: Recipe) -> "Tokenizer | None":
+    """The tokenizer of the recipe's base, None where it has none."""
+    from llm_journey.checkpoint.decoders import read_decoder
+
+    path = find_base(recipe)
+    return None if path is None else read_decoder(path).tokenizer
