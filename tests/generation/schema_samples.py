@@ -136,8 +136,13 @@ def drawn_value(draw: random.Random, depth: int = 0) -> Any:
 
 def writable(schema: Any, value: Any) -> bool:
     """Whether an answer may be this value, written without spaces and with its properties in this order."""
+    return writable_text(schema, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def writable_text(schema: Any, text: str) -> bool:
+    """Whether an answer may be this very text."""
     constraint = make_constraint(TOKENIZER, schema=schema)
-    for token in TOKENIZER.encode(json.dumps(value, ensure_ascii=False, separators=(",", ":"))):
+    for token in TOKENIZER.encode(text):
         if not constraint.allowed()[token]:
             return False
         constraint.accept(token)

@@ -168,6 +168,13 @@ class LanguageModel:
         """The folder of the training run that the model comes from, None where it comes from elsewhere."""
         return _run_of(self.directory)
 
+    @property
+    def learned_chats(self) -> bool:
+        """Whether a training run made it of chats; a run of plain text goes on writing rather than answers."""
+        from llm_journey.training.recipe import load_recipe
+
+        return self.run is not None and load_recipe(self.run).stage == "sft"
+
     def generate(self, text: str, **settings: Any) -> str:
         """The continuation of `text`.
 

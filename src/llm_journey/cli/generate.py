@@ -126,7 +126,7 @@ def chat(
     opened, chosen = open_model(model, precision, compile=compile), _settings(settings, schema, regex, choices)
     opened.sampling(chosen)
     guesser = _draft(draft)
-    if opened.run is not None:
+    if opened.run is not None and not opened.learned_chats:
         say(f"{opened.name} was trained on plain text, not on conversations: it goes on writing rather than answers")
     if text is None:
         _converse(opened, chosen, guesser)

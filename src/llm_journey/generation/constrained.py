@@ -28,8 +28,9 @@ from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.generation import grammar_trial
 from llm_journey.generation.schemas.bounds import within_exact_bounds
 from llm_journey.generation.schemas.narrowing import Narrowing, narrow, needs_narrowing
-from llm_journey.generation.schemas.patterns import translated, within_patterns
+from llm_journey.generation.schemas.patterns import bounded_matching, translated, within_patterns
 from llm_journey.generation.schemas.references import rewritten
+from llm_journey.generation.schemas.spelling import escapes_for, within_spelling
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_template import TURN_TOKENS
 
@@ -281,7 +282,8 @@ def _matcher(library: Any, vocabulary: "_Vocabulary", grammar: str) -> Any:
 def _schema_matcher(library: Any, vocabulary: "_Vocabulary", schema: Mapping[str, Any] | bool) -> tuple[Any, Narrowing]:
     """A walk along a schema as it is where the library can follow it, else narrowed; and what it is then."""
     try:
-        return _followed(library, vocabulary, schema)
+        with bounded_matching():
+            return _followed(library, vocabulary, schema)
     except RecursionError:
         raise BadInputError("schema cannot be followed: it is nested too deeply") from None
     except TooCostlyError as error:
@@ -341,10 +343,17 @@ def _checked_schema(schema: Mapping[str, Any] | bool) -> dict[str, Any] | bool:
 
 
 def _schema_grammar(library: Any, schema: Mapping[str, Any]) -> str:
-    """A grammar of what is left of a schema once its bounds and patterns mean the same to the library."""
+    """A grammar of what is left of a schema once its bounds, patterns and strings mean the same to the library."""
+    escapes = escapes_for(schema)
+
+    def within(node: dict[str, Any]) -> Any:
+        found = within_patterns(within_exact_bounds(node))
+        return found if "u" in escapes else within_spelling(found)
+
     try:
-        followed = rewritten(schema, lambda node: within_patterns(within_exact_bounds(node)))
-        grammar: str = library.LLMatcher.grammar_from_json_schema(json.dumps(followed), overrides=_JSON)
+        overrides = _JSON | {"json_allowed_escapes": escapes}
+        followed = json.dumps(rewritten(schema, within))
+        grammar: str = library.LLMatcher.grammar_from_json_schema(followed, overrides=overrides)
     except (ValueError, RecursionError) as error:
         raise BadInputError(_one_line(str(error))) from None
     return grammar
@@ -439,7 +448,8 @@ def _library() -> Any:
 
 
 def _reason(matcher: Any) -> str:
-    return _one_line(matcher.get_error().split("<state>")[0].split(". Enable '")[0].replace("<non-verbose/>", ""))
+    text = _one_line(matcher.get_error().split("<state>")[0].split(". Enable '")[0].replace("<non-verbose/>", ""))
+    return "no character can be written of what it asks for" if text == "NoExtensionBias" else text
 
 
 def _one_line(text: str) -> str:

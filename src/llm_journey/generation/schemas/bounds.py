@@ -21,7 +21,8 @@ def within_exact_bounds(schema: dict[str, Any]) -> dict[str, Any]:
         opened, closed = found.get(exclusive), found.get(bound)
         if _is_number(opened):
             del found[exclusive]
-            opened += sign * max(1e-6, abs(opened) * 1e-9)
+            if abs(opened) <= _EXACT:
+                opened += sign * max(1e-6, abs(opened) * 1e-9)
             closed = sign * max(sign * opened, sign * closed) if _is_number(closed) else opened
         if _is_number(closed):
             if sign * closed > _EXACT:

@@ -43,6 +43,8 @@ from llm_journey.generation.schemas.references import Place, References, Schema,
 _MAX_STEPS, _MAX_DEPTH, _MAX_CASES, _MAX_WAYS, _MAX_INLINE = 20_000, 60, 48, 256, 300
 _MAX_SIZE = 1 << 18  # characters of the result, about
 _COPIED = ("type", "const", "enum", "required", "pattern", *SCALARS)
+# What llguidance is given less of than is meant: branches of a oneOf are not to be told apart by that.
+_READ_NARROWER = (*("pattern", "patternProperties", "exclusiveMinimum", "exclusiveMaximum", "minimum", "maximum"),)
 # What says something of a string.
 _NAMING = (
     *("type", "enum", "const", "minLength", "maxLength", "pattern", "format", "$ref", "$dynamicRef", "$recursiveRef"),
@@ -115,7 +117,13 @@ def narrow(schema: dict[str, Any] | bool, *, cautious: bool = False) -> Narrowin
 
 def needs_narrowing(schema: Any) -> bool:
     """Whether llguidance must not be given a schema as it is: it would permit too much, or take too long."""
-    return _is_loose(schema) or not all_countable(schema)
+    return _is_loose(schema) or not all_countable(schema) or (_has(schema, ("oneOf",)) and _has(schema, _READ_NARROWER))
+
+
+def _has(schema: Any, keywords: Sequence[str]) -> bool:
+    if isinstance(schema, dict):
+        return any(key in schema for key in keywords) or any(_has(each, keywords) for each in schema.values())
+    return isinstance(schema, list) and any(_has(each, keywords) for each in schema)
 
 
 def _is_loose(schema: Any) -> bool:

@@ -3,23 +3,31 @@ r"""Regexes in the words of llguidance's engine (Rust's), which means other thin
 A pattern is read as ECMA 262 (JSON Schema Core 2020-12, section 6.4) and Python both read it, and written anew. Where
 those two differ, it becomes what both permit: \d, \w and \s are ASCII's, \D, \W and \S leave out what either takes for
 a digit, word character or space, and `.` is no line's end. What one of them does not take, or would read otherwise, is
-refused: `a**`, `a++`, `[]a]`, `[^]`, references, look-around. To Rust `[a-z&&[^aeiou]]` is an intersection; to both of
-them it is a set with a bracket behind it.
+refused: `a**`, `a++`, `[]a]`, `[^]`, halves of surrogate pairs, references, look-around. To Rust `[a-z&&[^aeiou]]` is
+an intersection; to both of them it is a set with a bracket behind it.
 
 In JSON, llguidance 1.9 writes a set of all control characters as any escape, `\"` and `\\` among them, so that `[^"]`
-let quotation marks through (derivre, `quote_all_ctrl`). A set that lacks one of those two therefore loses U+0001 here.
+let quotation marks through (derivre, `quote_all_ctrl`). A set that lacks one of those two therefore loses U+0001 here,
+and what is positive all control characters that are not written (schemas.spelling).
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import regex
 
 from llm_journey.core.errors import BadInputError
+from llm_journey.generation.schemas.spelling import UNWRITTEN
 
-MAX_REPEATS, _MAX_SIZE, _MAX_DEPTH = 1000, 50_000, 100
-_LAST, _SURROGATES, _DROPPED = 0x10FFFF, (0xD800, 0xDFFF), 1
+MAX_REPEATS, _MAX_REPEATS_ALONE, _MAX_SIZE, _MAX_DEPTH = 1 << 16, 1000, 200_000, 100
+_LONGEST_COUNT = 16  # characters of a repetition
+_LAST, _DROPPED = 0x10FFFF, 1
+_BEFORE_SURROGATES, _AFTER_SURROGATES = 0xD7FF, 0xE000
+_MATCH_SECONDS, _ALL_MATCH_SECONDS = 0.05, 0.5
 _QUOTED = (ord('"'), ord("\\"))
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _DIGITS, _WORDS, _SPACES = [(48, 57)], [(48, 57), (65, 90), (95, 95), (97, 122)], [(9, 13), (32, 32)]
@@ -43,14 +51,15 @@ class Pattern:
     exact: bool
 
 
-def translated(pattern: str, *, unicode: bool = False) -> Pattern:
+def translated(pattern: str, *, unicode: bool = False, line_end: bool = False) -> Pattern:
     r"""A pattern of a JSON schema as Rust's engine has it.
 
-    unicode: it is no pattern of a schema but a regex of its own: \d, \w and \s are Unicode's, `.` is all but a line
+    line_end: `$` also stands before a last line break, as Python has it (ECMA has not). unicode: it is no pattern of a
+    schema but a regex of its own: \d, \w and \s are Unicode's, `.` is all but a line
     break, and no set loses a character. Raises BadInputError for what is no regex, is refused (above), or repeats more
-    than a thousand times.
+    than 65,536 times (alone: a thousand, as in RE2).
     """
-    reader = _Reader(pattern, unicode)
+    reader = _Reader(pattern, unicode, line_end)
     text, size = reader.alternatives(0)
     if reader.at < len(pattern):
         raise reader.wrong("unbalanced parenthesis")
@@ -74,9 +83,10 @@ class _Set:
 class _Reader:
     """Recursive descent; each rule returns its text, and how many characters it stands for when written out."""
 
-    def __init__(self, pattern: str, unicode: bool) -> None:
-        self.pattern, self.unicode = pattern, unicode
+    def __init__(self, pattern: str, unicode: bool, line_end: bool) -> None:
+        self.pattern, self.unicode, self.line_end = pattern, unicode, line_end
         self.at, self.exact = 0, True
+        self.folds = False  # whether case makes no difference here
 
     def wrong(self, what: str, at: int | None = None) -> BadInputError:
         place = self.at if at is None else at
@@ -117,15 +127,15 @@ class _Reader:
         for sign in "*+?":
             if self._take(sign):
                 return sign, 1
-        end = self.pattern.find("}", self.at) if self._next() == "{" else -1
+        end = self.pattern.find("}", self.at, self.at + _LONGEST_COUNT) if self._next() == "{" else -1
         least, comma, most = self.pattern[self.at + 1 : end].partition(",") if end > 0 else ("", "", "")
         if not all(each.isascii() and each.isdecimal() for each in (least, most) if each) or not (least or most):
             return None  # a brace that stands for itself
         if not least and not self.unicode:
             raise self.wrong(f"{{,{most}}}, which not all read alike,")
-        shown = self.pattern[self.at : end + 1]
-        if any(len(each) > 4 or int(each) > MAX_REPEATS for each in (least, most) if each):
-            raise BadInputError(f"the regex repeats {_shown(shown)}; at most {MAX_REPEATS} repetitions are taken")
+        shown, limit = self.pattern[self.at : end + 1], _MAX_REPEATS_ALONE if self.unicode else MAX_REPEATS
+        if any(int(each) > limit for each in (least, most) if each):
+            raise BadInputError(f"the regex repeats {_shown(shown)}; at most {limit} repetitions are taken")
         if least and most and int(least) > int(most):
             raise self.wrong("a least number of repetitions above the most")
         self.at = end + 1
@@ -139,8 +149,10 @@ class _Reader:
                 return *self._group(depth), True
             case "[":
                 return self._class(), 1, True
-            case "^" | "$":
+            case "^":
                 return sign, 0, False
+            case "$":
+                return (r"\n?$" if self.line_end else sign), 0, False
             case ".":
                 self.exact = False
                 return self._negated(_Set([(10, 10)] if self.unicode else _LINE_ENDS)), 1, True
@@ -153,23 +165,26 @@ class _Reader:
                 self.at += 1
             case "\\":
                 found = self._escape()
+                if isinstance(found, int) and _is_surrogate(found):
+                    raise self.wrong("half of a pair of surrogates, which not all read alike,", self.at - 6)
                 return self._one(found) if isinstance(found, int) else self._positive(found), 1, True
         return self._one(ord(sign)), 1, True
 
     def _group(self, depth: int) -> tuple[str, int]:
-        opened, start = "(?:", self.at - 1
+        start, folds = self.at - 1, self.folds
         if self._take("?"):
             if self._take("i)") and start == 0:
-                self.exact = False
-                return "(?i)", 0
+                self.exact, self.folds = False, True
+                return "", 0
             if self._take("i:"):
-                self.exact, opened = False, "(?i:"
+                self.exact, self.folds = False, True
             elif not self._take(":"):
                 self._named_group(start)
         text, size = self.alternatives(depth + 1)
         if not self._take(")"):
             raise self.wrong("missing )", start)
-        return f"{opened}{text})", size
+        self.folds = folds
+        return f"(?:{text})", size
 
     def _named_group(self, start: int) -> None:
         """`(?<name>` (ECMA's) or `(?P<name>` (Python's): the name says nothing about what matches."""
@@ -192,6 +207,8 @@ class _Reader:
             self.exact = False
             return _Set(named=[f"[^{_WIDE[sign.lower()]}]"], has_quoted=True)
         if sign in "pP":
+            if self.folds:
+                raise self.wrong("a property where case makes no difference", self.at - 2)
             return _Set(named=[f"\\{sign}{self._property()}"], unknown=True)
         if sign in "xu":
             return self._code(2 if sign == "x" else 4)
@@ -200,7 +217,7 @@ class _Reader:
             return ord(self.pattern[self.at - 1]) % 32
         if sign in _CONTROLS and not (sign == "0" and self._next().isdecimal()):
             return _CONTROLS[sign]
-        if sign.isalnum() or sign == "_":
+        if sign.isascii() and sign.isalnum():
             raise self.wrong(f"\\{sign}, which not all read alike,", self.at - 2)
         return ord(sign)
 
@@ -217,20 +234,15 @@ class _Reader:
         return f"{{{name}}}"
 
     def _code(self, digits: int) -> int:
-        """A character by its number: xHH, uHHHH, a pair of surrogates, or u{H...}."""
+        """A character by its number: xHH, uHHHH, or u{H...}."""
         end = self.at + digits
         if self._take("{"):
-            end = self.pattern.find("}", self.at)
-            value = _hex(self.pattern[self.at : end]) if 0 < end - self.at <= 6 else None
+            end = self.pattern.find("}", self.at, self.at + 7)
+            value = _hex(self.pattern[self.at : end]) if end > 0 else None
             self.at = end + 1
         else:
             value = _hex(self.pattern[self.at : end]) if end <= len(self.pattern) else None
             self.at = end
-            if value is not None and 0xD800 <= value <= 0xDBFF and self._take("\\u"):
-                low = self._code(4)
-                if not 0xDC00 <= low <= 0xDFFF:
-                    raise self.wrong("half a pair of surrogates")
-                value = 0x10000 + ((value - 0xD800) << 10) + (low - 0xDC00)
         if value is None or value > _LAST:
             raise self.wrong("a number that stands for no character")
         return value
@@ -282,10 +294,10 @@ class _Reader:
         return self._positive(_Set([(value, value)]))
 
     def _positive(self, chosen: _Set) -> str:
-        ranges = _without(chosen.ranges, *_SURROGATES)
+        ranges = _merged(_folded(chosen.ranges) if self.folds else chosen.ranges)
         if not self.unicode and not (chosen.has_quoted or all(_holds(ranges, each) for each in _QUOTED)):
-            self.exact &= not (_holds(ranges, _DROPPED) or chosen.unknown)
-            ranges = _without(ranges, _DROPPED, _DROPPED)
+            for value in UNWRITTEN:
+                ranges = _without(ranges, value)
             if chosen.unknown:
                 return f"[[{_written(ranges)}{''.join(chosen.named)}]--\\x{{{_DROPPED}}}]"
         if not ranges and not chosen.named:
@@ -295,12 +307,15 @@ class _Reader:
         return f"[{_written(ranges)}{''.join(chosen.named)}]"
 
     def _negated(self, left_out: _Set) -> str:
-        ranges = _without(left_out.ranges, *_SURROGATES)
+        ranges = left_out.ranges
+        if self.folds:  # of what is not ASCII, engines differ in what is a letter's other case
+            ranges = [*_folded(ranges), (128, _LAST)]
+        ranges = _merged(ranges)
         lacks = left_out.unknown or any(_holds(ranges, each) for each in _QUOTED)
         if not self.unicode and lacks and not _holds(ranges, _DROPPED):
-            self.exact = False
-            ranges = [(_DROPPED, _DROPPED), *ranges]
-        return f"[^{_written(ranges)}{''.join(left_out.named)}]"
+            ranges = _merged([(_DROPPED, _DROPPED), *ranges])
+        parts = _written(ranges) + "".join(left_out.named)
+        return f"[^{parts}]" if parts else r"[\x{0}-\x{10ffff}]"
 
     def _next(self, count: int = 1) -> str:
         return self.pattern[self.at : self.at + count]
@@ -324,9 +339,46 @@ def _holds(ranges: Ranges, value: int) -> bool:
     return any(low <= value <= high for low, high in ranges)
 
 
-def _without(ranges: Ranges, first: int, last: int) -> Ranges:
-    parts = [part for low, high in ranges for part in ((low, min(high, first - 1)), (max(low, last + 1), high))]
+def _without(ranges: Ranges, value: int) -> Ranges:
+    parts = [part for low, high in ranges for part in ((low, min(high, value - 1)), (max(low, value + 1), high))]
     return sorted({(low, high) for low, high in parts if low <= high})
+
+
+def _merged(ranges: Ranges) -> Ranges:
+    """The same characters in ascending ranges with gaps between them, none ending at a surrogate.
+
+    Rust, asked for all but two ranges that meet at the surrogates, gives two characters of them.
+    """
+    found: Ranges = []
+    for low, high in sorted(ranges):
+        low = _AFTER_SURROGATES if _is_surrogate(low) else low
+        high = _BEFORE_SURROGATES if _is_surrogate(high) else high
+        if high < low:
+            continue
+        last = found[-1][1] if found else -2
+        if low <= (_AFTER_SURROGATES if last == _BEFORE_SURROGATES else last + 1):
+            found[-1] = (found[-1][0], max(last, high))
+        else:
+            found.append((low, high))
+    return found
+
+
+def _is_surrogate(value: int) -> bool:
+    return _BEFORE_SURROGATES < value < _AFTER_SURROGATES
+
+
+def _folded(ranges: Ranges) -> Ranges:
+    """With the other case of each ASCII letter, and of each character that stands alone."""
+    found = list(ranges)
+    for low, high in ranges:
+        for first, last, shift in ((65, 90, 32), (97, 122, -32)):
+            if max(low, first) <= min(high, last):
+                found.append((max(low, first) + shift, min(high, last) + shift))
+        if low == high and not _is_surrogate(low):
+            sign = chr(low)
+            other = [each for each in (sign.lower(), sign.upper()) if len(each) == 1 and each.lower() == sign.lower()]
+            found += [(ord(each), ord(each)) for each in other]
+    return found
 
 
 def _complement(ranges: Ranges) -> Ranges:
@@ -346,7 +398,8 @@ def within_patterns(schema: dict[str, Any]) -> dict[str, Any]:
     """One node of a schema, its patterns translated: strings and names that match are fewer, never more.
 
     Where a name might match by one reading and not by another, no name is free beside the patterns, but for those that
-    are required and match none. Raises BadInputError as `translated` does.
+    are required and match none. (A name that ends in a line break matches as Python has it.) Raises BadInputError as
+    `translated` does.
     """
     found = dict(schema)
     if isinstance(found.get("pattern"), str):
@@ -355,25 +408,53 @@ def within_patterns(schema: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(named, dict) or not named:
         return found
     patterns = {pattern: translated(pattern) for pattern in named}
+    rest, needed = found.get("additionalProperties", True), found.get("required")
+    if rest is not False and all(each.exact for each in patterns.values()):
+        patterns = {pattern: translated(pattern, line_end=True) for pattern in named}
+    elif rest is not False:
+        free = [name for name in _names(needed) if not any(matches(pattern, name) is not False for pattern in patterns)]
+        found["properties"] = dict.fromkeys(free, rest) | _mapping(found.get("properties"))
+        found["additionalProperties"] = False
     texts: dict[str, list[Any]] = {}
     for pattern, each in named.items():
         texts.setdefault(patterns[pattern].text, []).append(each)
     found["patternProperties"] = {text: each[0] if len(each) == 1 else {"allOf": each} for text, each in texts.items()}
-    rest, needed = found.get("additionalProperties", True), found.get("required")
-    if rest is not False and not all(each.exact for each in patterns.values()):
-        free = (
-            [name for name in needed if not any(matches(pattern, name) is not False for pattern in patterns)]
-            if isinstance(needed, list)
-            else []
-        )
-        found["properties"] = dict.fromkeys(free, rest) | found.get("properties", {})
-        found["additionalProperties"] = False
+    if isinstance(found.get("properties"), dict):  # of plain names all readers and this engine say the same
+        odd = [name for name in found["properties"] if not (name.isascii() and name.isprintable())]
+        for name in odd:
+            more = [each for pattern, each in named.items() if matches(pattern, name) is not False]
+            found["properties"] = found["properties"] | {name: {"allOf": [found["properties"][name], *more]}}
     return found
 
 
-def matches(pattern: str, name: str) -> bool | None:
-    """Whether a name matches, as Python reads the pattern; None where it is wrong or takes long."""
+def _names(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+_deadline: ContextVar[float] = ContextVar("_deadline", default=float("inf"))
+
+
+@contextmanager
+def bounded_matching() -> Iterator[None]:
+    """While inside, `matches` takes half a second in all, and knows nothing after it."""
+    token = _deadline.set(time.monotonic() + _ALL_MATCH_SECONDS)
     try:
-        return regex.search(pattern, name, timeout=0.05) is not None
-    except (regex.error, TimeoutError, RecursionError, OverflowError, ValueError):
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def matches(pattern: str, name: str) -> bool | None:
+    """Whether a name matches, as Python reads the pattern; None where it is no plain regex or takes long."""
+    left = min(_MATCH_SECONDS, _deadline.get() - time.monotonic())
+    if left <= 0:
+        return None
+    try:
+        translated(pattern)  # before a regex is compiled that would take all memory
+        return regex.search(pattern, name, timeout=left) is not None
+    except (BadInputError, regex.error, TimeoutError, RecursionError, OverflowError, ValueError):
         return None

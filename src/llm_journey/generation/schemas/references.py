@@ -97,7 +97,7 @@ class References:
         """Where a $ref or $dynamicRef at a place leads. Raises BadInputError where that is not in this document."""
         if not isinstance(reference, str):
             raise BadInputError(f"{keyword} must be a string, not {str(reference)[:40]!r}")
-        uri, fragment = urldefrag(_joined(at.base, reference))
+        uri, fragment = _joined(at.base, reference)
         fragment = unquote(fragment)
         if uri not in self._resources:
             raise BadInputError(f"{keyword} {reference[:80]!r} leads into another document; none is fetched")
@@ -147,7 +147,7 @@ class References:
     def _identified(self, schema: dict[str, Any], base: str) -> str:
         named = schema.get("id" if self.draft <= 4 else "$id")
         if isinstance(named, str):
-            uri, fragment = urldefrag(_joined(base, named))
+            uri, fragment = _joined(base, named)
             if uri != base:
                 base = uri
                 if self._resources.setdefault(base, schema) is not schema:
@@ -180,7 +180,7 @@ def subschemas(schema: Mapping[str, Any]) -> Iterator[Any]:
             yield from schema[key].values()
 
 
-def rewritten(schema: Any, node: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+def rewritten(schema: Any, node: Callable[[dict[str, Any]], Any]) -> Any:
     """A schema with `node` applied to each schema in it, those within first."""
     if isinstance(schema, list):
         return [rewritten(each, node) for each in schema]
@@ -233,8 +233,10 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _joined(base: str, reference: str) -> str:
+def _joined(base: str, reference: str) -> tuple[str, str]:
+    """A reference seen from a base: URI and fragment."""
     try:
-        return base + reference if reference.startswith("#") else urljoin(base, reference)
+        uri, fragment = urldefrag(base + reference if reference.startswith("#") else urljoin(base, reference))
+        return uri, fragment
     except ValueError:
         raise BadInputError(f"{reference[:80]!r} is no URI") from None
