@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llm_journey.quantization import nf4
+from llm_journey.quantization.dynamic import dynamic_points
 from llm_journey.quantization.nf4 import Nf4Weight, quantize_nf4
 
 
@@ -22,7 +23,8 @@ def test_code_points_are_the_quantiles_of_the_paper() -> None:
 
 def test_code_points_are_bitsandbytes(theirs: Any) -> None:
     assert torch.equal(nf4.code_points(), theirs.get_4bit_type("nf4", device="cpu"))
-    assert torch.equal(nf4.dynamic_points(), theirs.create_dynamic_map())
+    for signed in (True, False):
+        assert torch.equal(dynamic_points(signed=signed), theirs.create_dynamic_map(signed=signed))
 
 
 @pytest.mark.parametrize("shape", [(48, 128), (7, 64), (300, 192)])

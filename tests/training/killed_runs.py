@@ -1,6 +1,8 @@
 """Runs that are killed at random moments and resumed. Run as a program: one import of torch, a fork for each process.
 
-    python killed_runs.py TEXTS DIRECTORY KILLS SEED STEPS
+    python killed_runs.py TEXTS DIRECTORY KILLS SEED STEPS [BASE]
+
+BASE: a model's folder; then the run trains an adapter of it, its matrices in 4 bits, its optimizer's state in 8.
 
 A run saves after nearly every step. It is killed (`kill -9`) up to three times in a row, each time at a random moment
 after its process began, then left to finish. What it logged must equal, row by row and bit for bit, what a run logged
@@ -12,12 +14,17 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tiny_runs
 import torch
 
+from llm_journey.finetuning.config import LoraConfig
+from llm_journey.model.config import TransformerConfig
 from llm_journey.training import run as running
+from llm_journey.training.optim import OptimizerConfig
 from llm_journey.training.recipe import Recipe
 
 
@@ -28,7 +35,8 @@ def _child(recipe: Recipe, directory: Path) -> int:
         code = 1
         try:
             torch.set_num_threads(1)
-            running.train(recipe, directory, resume=(directory / "run.json").exists())
+            base = Path(recipe.base) if recipe.base else None
+            running.train(recipe, directory, base=base, resume=(directory / "run.json").exists())
             code = 0
         finally:
             sys.stdout.flush()
@@ -63,12 +71,27 @@ def _compare(directory: Path, whole: Path) -> None:
         sys.exit(f"{directory}: left behind: {left}")
 
 
-def main(texts: Path, root: Path, kills: int, seed: int, steps: int) -> None:
+def _recipe(texts: Path, base: str, **training: Any) -> Recipe:
+    recipe = tiny_runs.make_recipe(texts, **training)
+    if not base:
+        return recipe
+    optimizer = OptimizerConfig(name="adamw8bit", learning_rate=0.01)
+    return replace(
+        recipe,
+        base=base,
+        method="qlora",
+        model=TransformerConfig(),
+        adapter=LoraConfig(rank=64, dropout=0.1),
+        training=replace(recipe.training, optimizer=optimizer),
+    )
+
+
+def main(texts: Path, root: Path, kills: int, seed: int, steps: int, base: str) -> None:
     """See above."""
     running.peak_flops = tiny_runs.peak_flops
     torch.set_num_threads(1)
-    recipe = tiny_runs.make_recipe(texts, steps=steps, checkpoints=steps - 1, validations=3)
-    _finish(tiny_runs.make_recipe(texts, steps=1), root / "warm")  # prepares the inputs
+    recipe = _recipe(texts, base, steps=steps, checkpoints=steps - 1, validations=3)
+    _finish(_recipe(texts, base, steps=1), root / "warm")  # prepares the inputs
     started = time.monotonic()
     _finish(recipe, root / "whole")
     seconds = time.monotonic() - started
@@ -85,4 +108,4 @@ def main(texts: Path, root: Path, kills: int, seed: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:6]), "".join(sys.argv[6:]))

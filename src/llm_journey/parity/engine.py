@@ -23,6 +23,7 @@ from llm_journey.parity.differences import largest, num_differing
 from llm_journey.parity.equality import Equality
 from llm_journey.parity.random_models import BERT, GPT2, LLAMA, QWEN3, plant, random_decoder, random_ids, random_model
 from llm_journey.quantization import nf4
+from llm_journey.quantization.dynamic import dynamic_points
 from llm_journey.quantization.formats import quantize_int4, quantize_int8
 from llm_journey.quantization.products import make_product
 
@@ -157,9 +158,7 @@ def _nf4_points(planted: bool) -> float:
     theirs: Any = bitsandbytes.functional
     points = nf4.code_points().clone()
     points[3] += 1e-6 * planted
-    return largest(
-        [points, nf4.dynamic_points()], [theirs.get_4bit_type("nf4", device="cpu"), theirs.create_dynamic_map()]
-    )
+    return largest([points, dynamic_points()], [theirs.get_4bit_type("nf4", device="cpu"), theirs.create_dynamic_map()])
 
 
 def _nf4_codes(planted: bool) -> float:

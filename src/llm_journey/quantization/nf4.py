@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm_journey.quantization.dynamic import dynamic_points, in_blocks, nearest
 from llm_journey.quantization.formats import checked
 
 BLOCK, ABSMAX_BLOCK = 64, 256
@@ -62,13 +63,13 @@ def scaled(numbers_nk: Tensor, absmax: Tensor) -> Tensor:
 def quantize_nf4(weight_nk: Tensor) -> Nf4Weight:
     """To the nearest code point, by blocks of 64 in the matrix read row after row; the last block may be shorter."""
     weight_nk = checked(weight_nk)
-    blocks = _in_blocks(weight_nk.flatten(), BLOCK)
+    blocks = in_blocks(weight_nk.flatten(), BLOCK)
     absmax = blocks.abs().amax(1)
-    codes = _nearest(blocks / torch.where(absmax > 0, absmax, 1.0)[:, None], code_points().to(weight_nk.device))
+    codes = nearest(blocks / torch.where(absmax > 0, absmax, 1.0)[:, None], code_points())
     offset = absmax.mean()[None]
-    rest = _in_blocks(absmax - offset, ABSMAX_BLOCK)
+    rest = in_blocks(absmax - offset, ABSMAX_BLOCK)
     largest = rest.abs().amax(1)
-    absmax_codes = _nearest(rest / torch.where(largest > 0, largest, 1.0)[:, None], dynamic_points().to(rest.device))
+    absmax_codes = nearest(rest / torch.where(largest > 0, largest, 1.0)[:, None], dynamic_points())
     codes_nk = codes.flatten()[: weight_nk.numel()].view(weight_nk.shape)
     return Nf4Weight(codes_nk, absmax_codes.flatten()[: len(absmax)], largest, offset)
 
@@ -88,25 +89,3 @@ def quantile_points() -> Tensor:
     below = -torch.special.ndtri(torch.linspace(_OUTERMOST, 0.5, 8, dtype=torch.float64)[:-1])
     points = torch.cat((below, torch.zeros(1, dtype=torch.float64), above.flip(0)))
     return points / points.abs().max()
-
-
-@functools.cache
-def dynamic_points() -> Tensor:
-    """The dynamic tree's 256 numbers, rising: 2^e midpoints of even steps in [0.1, 1] times 10^(e - 6), both signs."""
-    magnitudes = []
-    for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
-        magnitudes.append(10.0 ** (exponent - 6) * (edges[:-1] + edges[1:]) / 2)
-    positive = torch.cat(magnitudes)
-    ends = torch.tensor([0.0, 1.0])
-    return torch.cat((-positive, positive, ends)).sort().values
-
-
-def _in_blocks(values: Tensor, size: int) -> Tensor:
-    """(blocks, size), the last one filled up with zeros."""
-    return torch.nn.functional.pad(values, (0, -len(values) % size)).view(-1, size)
-
-
-def _nearest(values: Tensor, points: Tensor) -> Tensor:
-    """uint8 index of the nearest of some rising points."""
-    return torch.bucketize(values, (points[:-1] + points[1:]) / 2).to(torch.uint8)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llm_journey.core.config import STRICT
 from llm_journey.core.errors import BadInputError
+from llm_journey.training.adamw8 import AdamW8bit
 
 # Jordan et al. 2024: coefficients of an odd quintic whose iterates bring singular values in (0, 1] near one. They do
 # not converge to one exactly (they end in about [0.7, 1.2]); the steep slope at zero is what is wanted.
@@ -23,7 +24,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Choices of the optimizer. Learning rates are peaks; the schedule scales them.
+    """Choices of the optimizer. Learning rates are peaks; the schedule scales them. adamw8bit: moments in 8 bits.
 
     learning_rate: AdamW's, for what Muon does not take. embedding_learning_rate: for embeddings and an untied head
     (their gradients are sparse; they bear more). muon_learning_rate: per step, the size of each singular direction of
@@ -32,7 +33,7 @@ class OptimizerConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    name: Literal["adamw", "muon"] = "muon"
+    name: Literal["adamw", "adamw8bit", "muon"] = "muon"
     learning_rate: float = 3e-3
     embedding_learning_rate: float | None = None
     muon_learning_rate: float = 0.02
@@ -130,8 +131,11 @@ class Optimizer:
         if not groups["adamw"] and not groups["muon"]:
             raise BadInputError("nothing is left to train: every weight is frozen")
         if groups["adamw"]:
-            self._parts["adamw"] = torch.optim.AdamW(
-                groups["adamw"], lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
+            choices: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
+            self._parts["adamw"] = (
+                AdamW8bit(groups["adamw"], **choices)
+                if config.name == "adamw8bit"
+                else torch.optim.AdamW(groups["adamw"], **choices, fused=True)
             )
         if groups["muon"]:
             self._parts["muon"] = Muon(
@@ -201,7 +205,7 @@ def _parameter_groups(model: nn.Module, config: OptimizerConfig) -> dict[str, li
             decayed.append(parameter)
     embedding_rate = config.embedding_learning_rate or config.learning_rate
     adamw = [
-        {"params": embeddings, "weight_decay": config.weight_decay if config.name == "adamw" else 0.0},
+        {"params": embeddings, "weight_decay": 0.0 if config.name == "muon" else config.weight_decay},
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]

@@ -152,10 +152,8 @@ class Recipe:
             raise ValueError(f"base goes with objective next_token, not {self.objective}")
         if self.stage == "sft" and (self.training.stream is not None or self.training.order == "windows"):
             raise ValueError("stage sft takes chats: leave out training.stream; training.order: documents or packed")
-        if self.is_adapted and self.training.optimizer.name != "adamw":
-            raise ValueError(
-                f"method {self.method} needs training.optimizer.name adamw: factors of low rank are no maps"
-            )
+        if self.is_adapted and self.training.optimizer.name == "muon":
+            raise ValueError(f"method {self.method} needs training.optimizer.name adamw or adamw8bit, not muon")
         if self.is_adapted and self.frozen:
             raise ValueError(f"method {self.method} freezes everything but its adapter; leave out frozen")
 

@@ -26,6 +26,7 @@ from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.finetuning.peft_format import write_adapter_files
+from llm_journey.model.config import TransformerConfig
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
@@ -84,8 +85,9 @@ def train(
     else:
         folder = RunFolder.new(run_directory)
     start = None if recipe.base is None else _read_base(recipe, base)
-    inputs = prepare_inputs(recipe, base=start.tokenizer if start else None, observer=observer)
-    recipe = recipe.with_base(start.decoder.config) if start else recipe.with_vocabulary(inputs.tokenizer.vocab_size)
+    recipe = recipe if start is None else recipe.with_base(start.decoder.config)
+    inputs = prepare_inputs(recipe, base=None if start is None else start.tokenizer, observer=observer)
+    recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
     run = _Run(recipe, folder, inputs, start, observer, sampler, judge)
     resume_step = run.restore() if resume else None
     if run.complete:
@@ -409,8 +411,11 @@ def _check_same_recipe(saved: Recipe, given: Recipe, directory: Path) -> None:
         )
     }
     expected = configuration.dump(replace(saved, training=replace(saved.training, **free)))
-    vocab_size = saved.model.vocab_size
-    found = configuration.dump(replace(given, name=saved.name, model=replace(given.model, vocab_size=vocab_size)))
+    # The shape of a base, and the size that a tokenizer came to, are no choices of a recipe.
+    model = replace(given.model, vocab_size=saved.model.vocab_size)
+    if saved.base is not None and given.model == TransformerConfig():
+        model = saved.model
+    found = configuration.dump(replace(given, name=saved.name, model=model))
     expected["name"] = found["name"]
     for key, (old, new) in _differences(expected, found, ""):
         raise BadInputError(
