@@ -58,7 +58,7 @@ def test_recipes_are_found_by_name_file_and_run(shared_home: Path, tiny_recipe: 
     assert find_recipe(str(tiny_recipe), ["seed=5"]).seed == 5
     assert find_recipe("rivers").model.width == 16
     assert find_recipe(str(shared_home / "runs" / "rivers")).model.width == 16
-    with pytest.raises(BadInputError, match=r"unknown recipe 'nothing': give one of dates, mlm-bert, mlm, quickstart"):
+    with pytest.raises(BadInputError, match=r"unknown recipe 'nothing': give one of chat, cranfield, dates, mlm-bert"):
         find_recipe("nothing")
 
 

@@ -219,7 +219,7 @@ def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
 
 
 def _source_in_words(recipe: Recipe) -> tuple[str, str, str]:
-    from llm_journey.datasets.catalog import CATALOG
+    from llm_journey.datasets.catalog import CATALOG, is_catalog_file
     from llm_journey.datasets.made_chats import MADE_CHATS
 
     source = recipe.training.stream or recipe.data.source
@@ -232,8 +232,9 @@ def _source_in_words(recipe: Recipe) -> tuple[str, str, str]:
         from llm_journey.training.tasks import find_task
 
         return f"Trained on {find_task(source).title}", "none needed, it is computed", "mit"
-    if source in CATALOG:
-        entry = CATALOG[source]
+    name = source.partition("/")[0] if is_catalog_file(source) else source
+    if name in CATALOG:
+        entry = CATALOG[name]
         return f"Trained on {entry.title}", entry.licence, _LICENCES.get(entry.licence, "other")
     kind = "the stream" if recipe.training.stream else "the text in"
     return f"Trained on {kind} `{Path(source).name}`", "not stated by its owner", "other"

@@ -50,9 +50,10 @@ def train_and_measure(
 
 def pull_source(source: str, observer: Observer) -> None:
     """Bring a catalog source to this machine, with progress, unless it is here; other sources are left alone."""
-    from llm_journey.datasets.catalog import CATALOG, locate
+    from llm_journey.datasets.catalog import CATALOG, is_catalog_file, locate
     from llm_journey.datasets.pull import Progress, pull
 
+    source = source.partition("/")[0] if is_catalog_file(source) else source
     if source not in CATALOG or locate(CATALOG[source]) is not None:
         return
     observer.stage(f"pulling {source}")
@@ -105,7 +106,10 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
     from llm_journey.training.run import train
 
     source = recipe.data.source
-    pull_source(MADE_CHATS[source].corpus if source in MADE_CHATS else source, observer)
+    wanted = [MADE_CHATS[source].corpus if source in MADE_CHATS else source]
+    wanted += [part.source for part in (recipe.replay, recipe.forgetting) if part is not None]
+    for each in wanted:
+        pull_source(each, observer)
     base, sampler = find_base(recipe), write_reply if recipe.stage == "sft" else write_sample
     if recipe.training.seconds is not None:
         _warn_where_busy(observer)
@@ -177,7 +181,7 @@ def _new(recipe: str | Path | Recipe, overrides: Sequence[str], name: str | None
 
 def _with_absolute_source(recipe: Recipe) -> Recipe:
     """A folder, file or glob by its full path, so that a run can be resumed from anywhere; a catalog name as it is."""
-    from llm_journey.datasets.catalog import CATALOG
+    from llm_journey.datasets.catalog import CATALOG, is_catalog_file
     from llm_journey.datasets.chat_files import chat_files
     from llm_journey.datasets.made_chats import MADE_CHATS
     from llm_journey.datasets.streaming import local_files
@@ -189,7 +193,11 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
     if stream is not None and stream not in CATALOG and local_files(stream):
         stream = str(Path(stream).expanduser().absolute())
         recipe = replace(recipe, training=replace(recipe.training, stream=stream))
-    if recipe.data.source in CATALOG or (recipe.data.source in TASKS and recipe.objective == "seq2seq"):
+    if (
+        recipe.data.source in CATALOG
+        or is_catalog_file(recipe.data.source)
+        or (recipe.data.source in TASKS and recipe.objective == "seq2seq")
+    ):
         return recipe
     if recipe.stage == "sft" and (recipe.data.source in MADE_CHATS or not chat_files(recipe.data.source)):
         return recipe  # made, or a data set of the hub

@@ -36,7 +36,8 @@ def find(name: str) -> Entry:
 
 
 def resolve(name_or_path: str) -> Path:
-    """The local path of a catalog item (pulled if it is missing), or the path itself.
+    """The local path of a catalog item (pulled if it is missing) or of one of its files (`cranfield/corpus.jsonl`), or
+    the path itself.
 
     A one-file data set resolves to its file, any other item to its folder.
     Raises BadInputError for what is neither a catalog name nor an existing path (a glob passes as it is);
@@ -50,6 +51,10 @@ def resolve(name_or_path: str) -> Path:
         from llm_journey.datasets.pull import pull  # pull needs this module's entries
 
         return pull(name_or_path)
+    name, _, file = name_or_path.partition("/")
+    if is_catalog_file(name_or_path) and not Path(name_or_path).exists():
+        found = resolve(name)
+        return found if found.is_file() else found / file
     try:
         path = Path(name_or_path).expanduser()
         if path.exists() or any(character in name_or_path for character in "*?["):
@@ -71,6 +76,12 @@ def list_items(kind: str | None = None) -> list[Item]:
 def cached_folder(name: str) -> Path:
     """The folder that holds a pulled item. Raises BadInputError where a link there leads out of the cache."""
     return inside(cache_dir() / "catalog", name)
+
+
+def is_catalog_file(name: str) -> bool:
+    """Whether a name is that of one file of a catalog item, as `wikitext-2/test.txt`."""
+    entry, _, file = name.partition("/")
+    return entry in CATALOG and any(each.name == file for each in CATALOG[entry].files)
 
 
 def locate(entry: Entry) -> Path | None:

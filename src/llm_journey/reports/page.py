@@ -32,11 +32,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; columns after the first are aligned right. `strong` are indices of rows to stress."""
+    """Rows under headings; columns after the first are aligned right, unless `is_text`. strong: indices of rows to
+    stress."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     strong: frozenset[int] = frozenset()
+    is_text: bool = False
     kind: ClassVar[str] = "table"
 
 
@@ -164,6 +166,7 @@ th { color: var(--soft); font-weight: 500; font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; } th:last-child, td:last-child { padding-right: .2rem; }
 tr.strong td { color: var(--accent); font-weight: 600; }
 table.facts td { text-align: left; overflow-wrap: anywhere; }
+table.text th, table.text td { text-align: left; vertical-align: top; overflow-wrap: anywhere; width: 33%; }
 table.facts td:first-child { color: var(--soft); width: 14rem; }
 .sample { border-left: 3px solid var(--line); padding: 0 0 0 1rem; margin: 0 0 1.3rem; }
 .sample .stage { color: var(--soft); font-size: .82rem; display: block; }
@@ -226,7 +229,7 @@ _TEMPLATE = """<!doctype html>
 {% endfor %}
 </table></div>
 {% elif block.kind == "table" %}
-<div class="scroll"><table>
+<div class="scroll"><table{% if block.is_text %} class="text"{% endif %}>
 <thead><tr>{% for cell in block.head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}

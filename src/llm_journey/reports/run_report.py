@@ -11,6 +11,7 @@ from typing import Any
 from llm_journey.core import files, lineage
 from llm_journey.core.config import to_yaml
 from llm_journey.reports import formatting, plots
+from llm_journey.reports.change_section import change_section
 from llm_journey.reports.data_sections import data_section, tokenizer_section
 from llm_journey.reports.page import Block, Code, Facts, Note, Page, Picture, Sample, Section, Table, render
 from llm_journey.reports.run_data import SHARES, Run, is_number, read_run, series
@@ -41,6 +42,7 @@ def report_html(run: Run) -> str:
     """The report of a run as one HTML document."""
     sections = [
         _baselines_section(run),
+        change_section(run),
         _training_section(run),
         _samples_section(run),
         tokenizer_section(run),
@@ -100,6 +102,7 @@ def _headline(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """(label, value, unit) of the figures that a reader looks for first."""
     forms: list[tuple[str, str, Callable[[float], str], str]] = [
         ("exact_match", "Exact match", formatting.percent, ""),
+        ("answer_accuracy", "Answers' tokens right", formatting.percent, ""),
         ("masked_accuracy", "Masked tokens right", formatting.percent, ""),
         ("span_accuracy", "Span tokens right", formatting.percent, ""),
         ("bigram_accuracy", "Always the likeliest after the one before", formatting.percent, ""),
@@ -107,7 +110,9 @@ def _headline(figures: Mapping[str, float]) -> list[tuple[str, str, str]]:
         ("bits_per_byte", "Bits per byte", lambda value: f"{value:.3f}", ""),
         ("validation_loss", "Validation loss", lambda value: f"{value:.3f}", "nats/token"),
         ("perplexity", "Perplexity", formatting.significant, ""),
+        ("general_perplexity", "Perplexity of general text", formatting.significant, ""),
         ("parameters", "Parameters", formatting.count, ""),
+        ("trained_parameters", "Trained", formatting.count, "parameters"),
         ("tokens", "Tokens seen", formatting.count, ""),
         ("tokens_per_second", "Throughput", formatting.count, "tokens/s"),
         ("mfu", "MFU", formatting.percent, ""),

@@ -20,7 +20,7 @@ from llm_journey.core import files
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.locks import one_at_a_time
 from llm_journey.core.paths import cache_dir
-from llm_journey.datasets.catalog import CATALOG
+from llm_journey.datasets.catalog import CATALOG, is_catalog_file
 from llm_journey.datasets.catalog import resolve as resolve_source
 from llm_journey.datasets.chat_files import chat_files, chat_rows
 from llm_journey.datasets.chat_preparation import PreparedChats, prepare_chats
@@ -36,7 +36,7 @@ from llm_journey.tokenizer import io as tokenizer_io
 from llm_journey.tokenizer.report import vocabulary_report
 from llm_journey.tokenizer.train import train_tokenizer
 from llm_journey.training.observer import Observer
-from llm_journey.training.recipe import ObjectiveName, Recipe
+from llm_journey.training.recipe import ObjectiveName, Recipe, ReplayConfig
 from llm_journey.training.tasks import DEFAULT_PAIRS, find_task
 
 VOCABULARY_FILE = "vocabulary.json"
@@ -62,6 +62,7 @@ class Inputs:
     directory: Path
     text_fingerprint: str
     train_targets: TokenShards | None = None
+    replay: TokenShards | None = None  # general text to be mixed in
     validation_targets: TokenShards | None = None
 
     def fingerprints(self) -> dict[str, str]:
@@ -76,6 +77,8 @@ class Inputs:
                 "train targets": self.train_targets.fingerprint,
                 "validation targets": self.validation_targets.fingerprint,
             }
+        if self.replay is not None:
+            found["replay"] = self.replay.fingerprint
         return found
 
 
@@ -138,7 +141,27 @@ def prepare_inputs(
         prepared=prepared,
         directory=directory,
         text_fingerprint=source,
+        replay=None if recipe.replay is None or base is None else _replay(recipe.replay, base, observer, resolve),
     )
+
+
+def _replay(
+    config: ReplayConfig, tokenizer: Tokenizer, observer: Observer, resolve: Callable[[str], Path]
+) -> TokenShards:
+    """The training text of a general source as shards of the base's tokens."""
+    data = DataConfig(source=config.source, max_documents=config.max_documents)
+    prepared = cache_dir() / "prepared" / files.sha256_json(configuration.dump(data))[:16]
+    observer.stage("preparing the text to be replayed")
+    prepare_documents(data, prepared, resolve=resolve, on_wait=lambda: observer.message(_WAITING))
+    source = files.read_json(prepared / "preparation.json")["fingerprint"]
+    key = files.sha256_json({"data": source, "base": tokenizer.fingerprint})
+    directory = prepared.with_name(f"{prepared.name}-replay-{key[:16]}")
+    if not directory.is_dir():
+        with one_at_a_time(directory, lambda: observer.message(_WAITING)):
+            if not directory.is_dir():
+                with files.new_directory(directory) as folder:
+                    _write(tokenizer, iterate_texts(prepared, "train"), folder, "train")
+    return _open(directory, "train")
 
 
 def held_out_hashes(inputs: Inputs) -> frozenset[bytes]:
@@ -236,7 +259,7 @@ def _chat_source(
     """(the source in words, what decides its rows, the rows when called for)."""
     if source in MADE_CHATS:
         return MADE_CHATS[source].title, made_version(source), lambda: made_rows(source, resolve)
-    where = str(resolve(source)) if source in CATALOG else source
+    where = str(resolve(source)) if source in CATALOG or is_catalog_file(source) else source
     hashes = [files.sha256_file(file) for file in chat_files(where)]
     return where, {"files": hashes} if hashes else {"hub": source}, lambda: chat_rows(where)
 

@@ -106,6 +106,40 @@ class MaskingLoader:
         return {"kind": "masked", "rate": self._masking.rate, "seed": self._seed}
 
 
+class MixedLoader:
+    """Batches whose first rows come from one loader, the others from another."""
+
+    def __init__(self, first: TextLoader, second: TextLoader) -> None:
+        self._loaders = (first, second)
+
+    def next_batch(self) -> Batch:
+        """The next rows of both."""
+        parts = [loader.next_batch() for loader in self._loaders]
+        return Batch(
+            np.concatenate([part.inputs for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            _joined([part.segments for part in parts]),
+            _joined([part.positions for part in parts]),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The positions, to be stored with a checkpoint."""
+        return {"kind": "mixed", "loaders": [loader.state() for loader in self._loaders]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken. Raises BadInputError for a state of other data or settings."""
+        found = state.get("loaders")
+        if state.get("kind") != "mixed" or not isinstance(found, list) or len(found) != len(self._loaders):
+            raise BadInputError("the saved position is that of another loader; start a new run")
+        for loader, each in zip(self._loaders, found, strict=True):
+            loader.restore(each)
+
+
+def _joined(arrays: Sequence[Int64Array | None]) -> Int64Array | None:
+    found = [array for array in arrays if array is not None]
+    return np.concatenate(found) if len(found) == len(arrays) else None
+
+
 class SpanLoader:
     """Windows of running text as pairs: the text without some spans, and the spans (Raffel et al. 2020)."""
 
@@ -160,13 +194,14 @@ def make_loader(
     tokenizer: Tokenizer | None = None,
     targets: TokenShards | None = None,
     held_out: frozenset[bytes] = frozenset(),
+    replay: TokenShards | None = None,
 ) -> Loader:
     """The loader that the recipe names: of `training.stream` (encoded by `tokenizer`), else of `shards`.
 
     `targets` are the answers to the documents of `shards`, for objective seq2seq; for stage sft, which tokens of them
-    are trained. `held_out`: content hashes of
-    documents that a stream must leave out. Raises BadInputError for a stream that is not there, and for a tokenizer
-    without the tokens that the objective needs.
+    are trained. `held_out`: content hashes of documents that a stream must leave out. `replay`: general text for some
+    of the rows. Raises BadInputError for a stream that is not there, and for a tokenizer without the tokens that the
+    objective needs.
     """
     training, seed = recipe.training, recipe.seed
     if recipe.objective == "seq2seq":
@@ -181,6 +216,8 @@ def make_loader(
         chats, batch_size = ChatShards(shards, targets), training.batch_size
         return ChatLoader(chats, batch_size=batch_size, context=recipe.row_length, seed=seed, rows=rows)
     text = _text_loader(recipe, shards, tokenizer, held_out)
+    if replay is not None:
+        return MixedLoader(text, _text_loader(recipe, replay, None, frozenset(), rows=recipe.replay_rows))
     if recipe.objective == "next_token":
         return text
     if tokenizer is None:
@@ -191,10 +228,15 @@ def make_loader(
 
 
 def _text_loader(
-    recipe: Recipe, shards: TokenShards, tokenizer: Tokenizer | None, held_out: frozenset[bytes]
+    recipe: Recipe,
+    shards: TokenShards,
+    tokenizer: Tokenizer | None,
+    held_out: frozenset[bytes],
+    rows: int | None = None,
 ) -> TextLoader:
+    """rows: of a batch; by default what replay leaves of the recipe's."""
     training, seed = recipe.training, recipe.seed
-    batch_size, context = training.batch_size, recipe.row_length
+    batch_size, context = rows or training.batch_size - recipe.replay_rows, recipe.row_length
     if training.stream is not None:
         if tokenizer is None:
             raise BadInputError("training.stream needs a tokenizer")

@@ -102,6 +102,35 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """General text among what is learned, against forgetting: `share` of each step's rows come from `source`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    source: str
+    share: float = 0.25
+    max_documents: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must lie between 0 and 1, not {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingConfig:
+    """General text on whose first `tokens` tokens each validation measures perplexity: what the model forgets."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    source: str
+    tokens: int = 32_000
+
+    def __post_init__(self) -> None:
+        if self.tokens < 2:
+            raise ValueError(f"tokens must be at least 2, not {self.tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides a run: data, tokenizer, model, training, and the seed of all that is drawn.
 
@@ -112,7 +141,8 @@ class Recipe:
     base: a model to go on from (a run, a catalog name, a folder, a GGUF file); its tokenizer and its shape are taken.
     stage: pretrain learns running text, sft the assistant's turns of chats (`chats`; of `data` the source, the number
     and the split count). method: full trains every weight but those that `frozen` names by pattern; lora an adapter
-    beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4).
+    beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4). replay mixes general text in,
+    forgetting measures what is lost of it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -127,6 +157,8 @@ class Recipe:
     chats: ChatConfig = field(default_factory=ChatConfig)
     adapter: LoraConfig = field(default_factory=LoraConfig)
     frozen: tuple[str, ...] = ()
+    replay: ReplayConfig | None = None
+    forgetting: ForgettingConfig | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
     training: TrainingConfig
@@ -143,6 +175,7 @@ class Recipe:
 
     def _check_stage(self) -> None:
         fine_tunes = {"stage": self.stage != "pretrain", "method": self.method != "full", "frozen": bool(self.frozen)}
+        fine_tunes |= {"replay": self.replay is not None, "forgetting": self.forgetting is not None}
         for name, is_set in fine_tunes.items():
             if is_set and self.base is None:
                 raise ValueError(f"{name} {getattr(self, name)!r} needs a model to go on from; give base")
@@ -152,6 +185,10 @@ class Recipe:
             raise ValueError(f"base goes with objective next_token, not {self.objective}")
         if self.stage == "sft" and (self.training.stream is not None or self.training.order == "windows"):
             raise ValueError("stage sft takes chats: leave out training.stream; training.order: documents or packed")
+        if self.replay is not None and (self.stage == "sft" or self.training.stream is not None):
+            raise ValueError("replay goes with running text: stage pretrain, without training.stream")
+        if self.replay is not None and not 0 < self.replay_rows < self.training.batch_size:
+            raise ValueError(f"replay.share {self.replay.share} of {self.training.batch_size} rows is none, or all")
         if self.is_adapted and self.training.optimizer.name == "muon":
             raise ValueError(f"method {self.method} needs training.optimizer.name adamw or adamw8bit, not muon")
         if self.is_adapted and self.frozen:
@@ -161,6 +198,11 @@ class Recipe:
     def is_adapted(self) -> bool:
         """Whether an adapter is trained, the model's own weights staying as they are."""
         return self.method != "full"
+
+    @property
+    def replay_rows(self) -> int:
+        """Rows of a micro-batch that are general text."""
+        return 0 if self.replay is None else round(self.replay.share * self.training.batch_size)
 
     @property
     def row_length(self) -> int:

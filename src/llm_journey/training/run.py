@@ -32,6 +32,7 @@ from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training import methods
 from llm_journey.training.early_stopping import EarlyStopping
+from llm_journey.training.forgetting import general_perplexity, general_rows
 from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes, prepare_inputs
 from llm_journey.training.loaders import make_loader
 from llm_journey.training.objectives import objective_of
@@ -39,7 +40,7 @@ from llm_journey.training.observer import Observer
 from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
 from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
-from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops
+from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops, peak_memory
 from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
 from llm_journey.training.validate import sample_held_out
@@ -150,7 +151,10 @@ class _Run:
         model = model.to(device)
         model.train()
         held_out = held_out_hashes(inputs) if recipe.training.stream is not None else frozenset()
-        loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets, held_out)
+        loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets, held_out, inputs.replay)
+        self.general_nt = None
+        if recipe.forgetting is not None:
+            self.general_nt = general_rows(recipe.forgetting, inputs.tokenizer, recipe.row_length)
         self.trainer = Trainer(recipe, model, loader, precision, self.objective.loss)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping)
         self.stop_requested = False
@@ -208,7 +212,7 @@ class _Run:
             energy_assumption=f"{WATTS_A_CORE:g} W a busy core, {lineage.usable_cores()} cores; not measured",
             figures={
                 "parameters": count_parameters(recipe.model).total,
-                "trained_parameters": self.trainer.num_trained,
+                **({} if recipe.base is None else {"trained_parameters": self.trainer.num_trained}),
                 "activation_bytes": activation_bytes(recipe.model, recipe.training.batch_size, recipe.row_length),
                 "key_value_bytes": key_value_bytes(recipe.model, recipe.row_length),
                 "peak_flops": self.peak_flops,
@@ -291,14 +295,19 @@ class _Run:
             "peak_flops": self.peak_flops,
             "tokens": position.tokens,
             "tokens_per_second": rate,
-            "mfu": rate * self.flops_per_token / self.peak_flops,
+            **self._utilisation(rate),
             "flops": position.tokens * self.flops_per_token,
+            "peak_memory_bytes": peak_memory(self.trainer.model.device),
         }
         if self.trainer.model.device.type == "cpu":  # the assumption is about cores
             figures["energy_joules_estimate"] = energy_estimate_joules(position.seconds, lineage.usable_cores())
         self.resources.close()
         self.folder.update(status=status, step=position.step, seconds=position.seconds, figures=figures)
         return RunResult(self.folder.directory, status, dict(self.folder.information["figures"]))
+
+    def _utilisation(self, rate: float) -> dict[str, float]:
+        """MFU at so many tokens a second; none of chats, where only trained tokens are counted."""
+        return {} if self.recipe.stage == "sft" else {"mfu": rate * self.flops_per_token / self.peak_flops}
 
     def _log(self, result: StepResult) -> None:
         position = self.trainer.position
@@ -310,7 +319,7 @@ class _Run:
             "learning_rate": result.learning_rate_factor * self.recipe.training.optimizer.learning_rate,
             "gradient_norm": result.gradient_norm,
             "tokens_per_second": rate,
-            "mfu": rate * self.flops_per_token / self.peak_flops,
+            **self._utilisation(rate),
         }
         if not result.finite:
             self.observer.message(f"step {position.step}: loss or gradient is not finite; the step was left out")
@@ -329,6 +338,8 @@ class _Run:
     def _validate(self) -> None:
         seen = self.held_out.inputs
         figures = self.objective.figures(self.recipe, self.trainer.model, seen)
+        if self.general_nt is not None:
+            figures["general_perplexity"] = general_perplexity(self.trainer.model, self.general_nt)
         if self.judge is not None:
             figures |= self.judge(self.trainer.model, seen)
         improved = self.early_stopping.update(figures["validation_loss"])

@@ -1,6 +1,7 @@
 """What this machine can do, measured, and what a run made of it."""
 
 import time
+from pathlib import Path
 
 import torch
 
@@ -36,6 +37,20 @@ def peak_flops(device: torch.device, precision: str = "fp32", size: int = 2048, 
 def energy_estimate_joules(seconds: float, cores: int) -> float:
     """`cores` busy for `seconds` at WATTS_A_CORE each. An estimate from an assumption; nothing is metered."""
     return seconds * cores * WATTS_A_CORE
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process held: of the GPU's memory where it trains there, else its largest resident set.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _synchronize(device: torch.device) -> None:
