@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Recorder, rows, steps, validations
+from tiny_runs import Recorder, rows, steps, validations, write_texts
 
 from gguf_files import random_model, tiny_tokenizer
 from llm_journey.checkpoint.decoders import read_decoder
@@ -15,11 +15,15 @@ from llm_journey.checkpoint.model_folder import load_decoder, save_model
 from llm_journey.checkpoint.training_state import latest_checkpoint
 from llm_journey.core.errors import BadInputError
 from llm_journey.datasets.chat_preparation import held_out_chats
+from llm_journey.datasets.shards import TokenShards
 from llm_journey.finetuning.lora import remove
 from llm_journey.finetuning.peft_format import load_adapter
 from llm_journey.quantization.layers import quantize_model
 from llm_journey.quantization.scheme import Scheme
+from llm_journey.reports.run_data import read_run
+from llm_journey.reports.run_report import report_html
 from llm_journey.tokenizer.chat_template import encode_chat
+from llm_journey.training.loaders import make_loader
 from llm_journey.training.recipe import Recipe, recipe_from
 from llm_journey.training.run import train
 
@@ -127,6 +131,8 @@ def test_the_trained_tokens_and_the_figures_are_the_answers(base: Path, tmp_path
     assert 0 <= information["figures"]["answer_accuracy"] <= 1
     assert information["figures"]["trained_parameters"] == information["figures"]["parameters"]
     assert [row["step"] for row in rows(run, "samples.jsonl")] == [0, 3, 6]
+    html = report_html(read_run(run))
+    assert "Before and after" in html and "of the whole process" in html and "1 2" in html
     asked = {chat["messages"][0]["content"] for chat in held_out_chats(Path(information["paths"]["shards"]))}
     assert asked and len(asked) < 24
 
@@ -137,6 +143,36 @@ def test_running_text_goes_on_from_a_model_with_its_tokenizer(base: Path, texts:
     _, tokenizer = load_decoder(run / "model")
     assert tokenizer is not None and tokenizer.fingerprint == tiny_tokenizer().fingerprint
     assert validations(run)[6] < validations(run)[0]
+
+
+def test_general_text_is_replayed_and_what_is_forgotten_is_measured(base: Path, texts: Path, tmp_path: Path) -> None:
+    (general := tmp_path / "general").mkdir()
+    write_texts(general, seed=5)
+    wanted = recipe(
+        base,
+        texts,
+        stage="pretrain",
+        training={"order": "documents", "context": 16, "checkpoints": 6},
+        replay={"source": str(general), "share": 0.25},
+        forgetting={"source": str(general), "tokens": 64},
+    )
+    whole = train(wanted, tmp_path / "whole", base=base).directory
+    with pytest.raises(KeyboardInterrupt):
+        train(wanted, tmp_path / "cut", base=base, observer=stop_at(4))
+    assert steps(train(wanted, tmp_path / "cut", base=base, resume=True).directory) == steps(whole)
+    found = [row["general_perplexity"] for row in rows(whole) if "general_perplexity" in row]
+    assert len(found) == 3 and found[0] != found[-1]
+    loader = make_loader(wanted.with_base(random_model(tied_embeddings=True).config), *_shards(whole))
+    batch = loader.next_batch()
+    assert batch.inputs.shape == (4, 16)
+    html = report_html(read_run(whole))
+    assert "Before and after" in html and "perplexity of general text" in html
+
+
+def _shards(run: Path) -> tuple[Any, ...]:
+    paths = json.loads((run / "run.json").read_text(encoding="utf-8"))["paths"]
+    shards = TokenShards.open(Path(paths["shards"]), "train")
+    return shards, None, None, frozenset(), shards
 
 
 def test_other_data_or_another_base_is_not_gone_on_with(base: Path, tmp_path: Path) -> None:
@@ -195,6 +231,9 @@ def test_long_chats_are_cut_where_that_is_asked_for(base: Path, tmp_path: Path) 
         ({"method": "lora", "optimizer": {"name": "muon"}}, "needs training.optimizer.name adamw or adamw8bit"),
         ({"method": "lora", "frozen": ["embed"]}, "leave out frozen"),
         ({"training": {"order": "windows"}}, "stage sft takes chats"),
+        ({"replay": {"source": "x"}}, "replay goes with running text"),
+        ({"stage": "pretrain", "replay": {"source": "x", "share": 0.05}}, "replay.share 0.05 of 4 rows is none"),
+        ({"base": None, "stage": "pretrain", "forgetting": {"source": "x"}}, "needs a model to go on from"),
         (
             {
                 "objective": "masked",

@@ -10,7 +10,7 @@ The order follows from the seed and the epoch alone, so that a position is three
 batch, T positions of a row.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -68,11 +68,15 @@ def write_chats(
     split: str,
     vocab_size: int,
     end_id: int,
+    num_bytes: Callable[[Sequence[int]], int] = lambda _: 0,
 ) -> None:
-    """Write examples (ids, trained) as a split. They are kept in memory meanwhile; raises as `write_documents` does."""
+    """Write examples (ids, trained) as a split. They are kept in memory meanwhile; raises as `write_documents` does.
+
+    num_bytes: of the text that ids stand for, where somebody wants to know.
+    """
     kept = [(list(ids), [int(each) for each in trained]) for ids, trained in examples]
     for name, index, size, end in ((split, 0, vocab_size, end_id), (f"{split}-trained", 1, 2, 0)):
-        documents = ((example[index], 0) for example in kept)
+        documents = ((example[index], 0 if index else num_bytes(example[0])) for example in kept)
         write_documents(documents, directory, split=name, vocab_size=size, end_id=end)
 
 

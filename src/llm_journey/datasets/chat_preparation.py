@@ -99,7 +99,14 @@ def prepare_chats(
         )
     for split, examples in reader.kept.items():
         pairs = ((each.ids, each.trained) for _, each in examples)
-        write_chats(pairs, directory, split=split, vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id)
+        write_chats(
+            pairs,
+            directory,
+            split=split,
+            vocab_size=tokenizer.vocab_size,
+            end_id=tokenizer.end_id,
+            num_bytes=lambda ids: len(tokenizer.decode_bytes(ids)),
+        )
     files.write_text(directory / HELD_OUT_CHATS, "".join(f"{line}\n" for _, line in reader.held_out))
     files.write_json(directory / CHATS_FILE, vars(prepared))
     return prepared
