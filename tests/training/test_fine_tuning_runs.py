@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "adapter": {"rank": 4, "dropout": 0.1}},
     "dora": {"method": "lora", "adapter": {"rank": 4, "dora": True, "targets": ["q", "v"]}},
     "qlora": {"method": "qlora", "adapter": {"rank": 64}},
+    "prompt": {"method": "prompt", "prompt": {"tokens": 3}},
 }
 
 
@@ -101,6 +103,8 @@ def test_every_method_learns_resumes_bit_for_bit_and_ends_as_a_plain_model(
     generation = json.loads((whole.directory / "model" / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["top_k"] == 7
     before = read_decoder(base).decoder.state_dict()
+    if method == "prompt":
+        return
     changed = {name for name, value in model.state_dict().items() if name in before and not value.equal(before[name])}
     if method == "frozen":
         assert changed and not any(name.startswith(("embed", "blocks.0")) for name in changed)
@@ -122,6 +126,31 @@ def test_the_adapter_beside_its_base_is_the_merged_model(method: str, base: Path
     with torch.no_grad():
         torch.testing.assert_close(adapted(ids), merged(ids), atol=1e-4, rtol=1e-4)
     remove(adapted, merged=False)
+
+
+def test_a_tuned_prompt_is_pefts(base: Path, tmp_path: Path) -> None:
+    """Its files in peft, before a chat of the base's own template, say what the plain model says of the longer one."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    wanted = recipe(base, write_chats(tmp_path / "chats.jsonl"), **_METHODS["prompt"])
+    run = train(wanted, tmp_path / "run", base=base).directory
+    ours, tokenizer = load_decoder(run / "model")
+    assert tokenizer is not None
+    messages = [{"role": "user", "content": "1 2"}]
+    long = encode_chat(tokenizer, messages, add_generation_prompt=True)
+    short = encode_chat(read_decoder(base).tokenizer, messages, add_generation_prompt=True)
+    assert long[3:] == short and long[:3] == [300, 301, 302]
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base)
+    theirs = peft.PeftModel.from_pretrained(plain, run / "adapter").eval()
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor([short])).logits[:, -1]
+        found = ours(torch.tensor([long]))[:, -1]
+    torch.testing.assert_close(found[:, :300], expected[:, :300], atol=1e-4, rtol=1e-4)
+    assert float(found.softmax(-1)[:, 300:303].max()) < float(found.softmax(-1).max())
+    written = transformers.AutoModelForCausalLM.from_pretrained(run / "model").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(written(torch.tensor([long])).logits[:, -1], found, atol=1e-4, rtol=1e-4)
+    with pytest.raises(BadInputError, match="has a tuned prompt already"):
+        train(replace(wanted, base=str(run / "model")), tmp_path / "again", base=run / "model")
 
 
 def test_the_trained_tokens_and_the_figures_are_the_answers(base: Path, tmp_path: Path) -> None:

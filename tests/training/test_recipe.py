@@ -34,8 +34,8 @@ def test_there_are_shipped_recipes() -> None:
     [
         (
             _mapping(trainng={}),
-            "unknown key 'trainng'; allowed: name, seed, stage, method, base, objective, data, chats, adapter, frozen, "
-            "replay, forgetting, tokenizer, model, training",
+            "unknown key 'trainng'; allowed: name, seed, stage, method, base, objective, data, chats, adapter, prompt, "
+            "frozen, replay, forgetting, tokenizer, model, training",
         ),
         (_mapping(model={"widht": 8}), "unknown key 'model.widht'; allowed: vocab_size, width"),
         (

@@ -22,6 +22,7 @@ def find_base(recipe: Recipe) -> Path | None:
 def base_tokenizer(recipe: Recipe) -> "Tokenizer | None":
     """The tokenizer of the recipe's base, None where it has none."""
     from llm_journey.checkpoint.decoders import read_decoder
+    from llm_journey.training.methods import tokenizer_for
 
     path = find_base(recipe)
-    return None if path is None else read_decoder(path).tokenizer
+    return None if path is None else tokenizer_for(recipe, read_decoder(path).tokenizer)

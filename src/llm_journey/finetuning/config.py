@@ -44,3 +44,16 @@ class LoraConfig:
     def scale(self) -> float:
         """What the product of the two factors is multiplied by."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """How many learned embeddings stand before every text."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= 1024:
+            raise ValueError(f"tokens must lie in 1 to 1024, not {self.tokens}")

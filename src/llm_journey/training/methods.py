@@ -1,9 +1,12 @@
 """What of a model a run trains, and how that lies on disk: by the recipe's `method`.
 
-full    every weight, but those that `frozen` names           the model's folder
-lora    an adapter beside the frozen matrices                  PEFT's files, and the trained tensors by our names
-qlora   the same, the matrices of the blocks in NF4 with       the same
-        double quantization (Dettmers et al. 2023)
+    full    every weight, but those that `frozen` names           the model's folder
+    lora    an adapter beside the frozen matrices                  PEFT's files, and the trained tensors by our names
+    qlora   the same, the matrices of the blocks in NF4 with       the same
+            double quantization (Dettmers et al. 2023)
+    prompt  a few embeddings before each chat                      the same
+
+Whatever was trained, a run ends with a plain model.
 """
 
 import fnmatch
@@ -18,6 +21,13 @@ from llm_journey.checkpoint.training_state import TRAINED, write_trained
 from llm_journey.core.errors import BadInputError
 from llm_journey.finetuning.lora import inject, remove
 from llm_journey.finetuning.peft_format import write_adapter_files
+from llm_journey.finetuning.prompt import (
+    PromptedEmbedding,
+    inject_prompt,
+    merge_prompt,
+    prompt_tokenizer,
+    write_prompt_files,
+)
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.kinds import Model
 from llm_journey.quantization.layers import is_quantized, quantize_model
@@ -26,8 +36,9 @@ from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.recipe import Recipe
 
 
-def prepare(model: Model, recipe: Recipe) -> None:
-    """Make the model one that `recipe.method` trains; what is drawn comes from torch's global generator.
+def prepare(model: Model, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """Make the model one that `recipe.method` trains; what is drawn comes from torch's global generator. tokenizer: of
+    `tokenizer_for`.
 
     Raises BadInputError where a pattern names nothing, and for a base that is quantized already.
     """
@@ -36,10 +47,19 @@ def prepare(model: Model, recipe: Recipe) -> None:
     if recipe.method == "full":
         freeze_named(model, recipe.frozen)
         return
+    if recipe.method == "prompt":
+        assert isinstance(model, Decoder)
+        inject_prompt(model, recipe.prompt, tokenizer.vocab_size - recipe.prompt.tokens)
+        return
     if recipe.method == "qlora":
         assert isinstance(model, Decoder)
         quantize_model(model.blocks, Scheme(format="nf4"))  # embedding and head stay whole, as in the paper
     inject(model, recipe.adapter)
+
+
+def tokenizer_for(recipe: Recipe, tokenizer: Tokenizer) -> Tokenizer:
+    """The base's tokenizer as the run writes chats."""
+    return prompt_tokenizer(tokenizer, recipe.prompt) if recipe.method == "prompt" else tokenizer
 
 
 def freeze_named(model: Model, patterns: tuple[str, ...]) -> None:
@@ -70,8 +90,17 @@ def write_model(model: Model, recipe: Recipe, tokenizer: Tokenizer, folder: Path
     if not recipe.is_adapted:
         write_model_files(model, folder, tokenizer=tokenizer)
         return
-    write_adapter_files(model, folder, recipe.adapter, base=recipe.base or "")
+    write_adapter(model, recipe, folder)
     write_trained(model, folder)
+
+
+def write_adapter(model: Model, recipe: Recipe, folder: Path) -> None:
+    """The adapter in PEFT's layout, into a folder that exists."""
+    if recipe.method == "prompt":
+        assert isinstance(model, Decoder)
+        write_prompt_files(model, folder, base=recipe.base or "")
+    else:
+        write_adapter_files(model, folder, recipe.adapter, base=recipe.base or "")
 
 
 def read_model(folder: Path) -> dict[str, Tensor]:
@@ -91,4 +120,6 @@ def restore(model: Model, tensors: Mapping[str, Tensor]) -> None:
 
 def finish(model: Model) -> None:
     """Make an adapted model one of plain layers that computes the same; others stay as they are."""
+    if isinstance(model, Decoder) and isinstance(model.embed, PromptedEmbedding):
+        merge_prompt(model)
     remove(model, merged=True)

@@ -15,7 +15,7 @@ from llm_journey.datasets.chat_preparation import ChatConfig
 from llm_journey.datasets.corruption import MASK_TOKEN, RATE
 from llm_journey.datasets.pair_files import PAIR_SUFFIXES, SOURCE, TARGET, is_pair_file
 from llm_journey.datasets.prepare import DataConfig
-from llm_journey.finetuning.config import LoraConfig
+from llm_journey.finetuning.config import LoraConfig, PromptConfig
 from llm_journey.model.config import TransformerConfig
 from llm_journey.tokenizer.config import TokenizerConfig
 from llm_journey.training.optim import OptimizerConfig
@@ -24,7 +24,7 @@ from llm_journey.training.tasks import TASKS
 
 RECIPE_FILE = "recipe.yaml"
 ObjectiveName = Literal["next_token", "masked", "span", "seq2seq"]
-Method = Literal["full", "lora", "qlora"]
+Method = Literal["full", "lora", "qlora", "prompt"]
 # The kind of model that each objective trains.
 _KIND_OF: dict[ObjectiveName, str] = {
     "next_token": "decoder",
@@ -141,8 +141,8 @@ class Recipe:
     base: a model to go on from (a run, a catalog name, a folder, a GGUF file); its tokenizer and its shape are taken.
     stage: pretrain learns running text, sft the assistant's turns of chats (`chats`; of `data` the source, the number
     and the split count). method: full trains every weight but those that `frozen` names by pattern; lora an adapter
-    beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4). replay mixes general text in,
-    forgetting measures what is lost of it.
+    beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4), prompt a few embeddings before
+    each chat (`prompt`). replay mixes general text in, forgetting measures what is lost of it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -156,6 +156,7 @@ class Recipe:
     data: DataConfig
     chats: ChatConfig = field(default_factory=ChatConfig)
     adapter: LoraConfig = field(default_factory=LoraConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     frozen: tuple[str, ...] = ()
     replay: ReplayConfig | None = None
     forgetting: ForgettingConfig | None = None
@@ -191,6 +192,8 @@ class Recipe:
             raise ValueError(f"replay.share {self.replay.share} of {self.training.batch_size} rows is none, or all")
         if self.is_adapted and self.training.optimizer.name == "muon":
             raise ValueError(f"method {self.method} needs training.optimizer.name adamw or adamw8bit, not muon")
+        if self.method == "prompt" and self.stage != "sft":
+            raise ValueError("method prompt stands in front of chats: stage sft")
         if self.is_adapted and self.frozen:
             raise ValueError(f"method {self.method} freezes everything but its adapter; leave out frozen")
 

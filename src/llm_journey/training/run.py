@@ -25,7 +25,6 @@ from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint,
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.finetuning.peft_format import write_adapter_files
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
@@ -87,8 +86,9 @@ def train(
         folder = RunFolder.new(run_directory)
     start = None if recipe.base is None else _read_base(recipe, base)
     recipe = recipe if start is None else recipe.with_base(start.decoder.config)
-    inputs = prepare_inputs(recipe, base=None if start is None else start.tokenizer, observer=observer)
-    recipe = recipe.with_vocabulary(inputs.tokenizer.vocab_size)
+    tokenizer = None if start is None else methods.tokenizer_for(recipe, start.tokenizer)
+    inputs = prepare_inputs(recipe, base=tokenizer, observer=observer)
+    recipe = recipe if start is not None else recipe.with_vocabulary(inputs.tokenizer.vocab_size)
     run = _Run(recipe, folder, inputs, start, observer, sampler, judge)
     resume_step = run.restore() if resume else None
     if run.complete:
@@ -147,7 +147,7 @@ class _Run:
         torch.manual_seed(recipe.seed)
         model: Model = make_model(recipe.model) if start is None else start.decoder
         self.base_fingerprint = None if start is None else _fingerprint(model)
-        methods.prepare(model, recipe)
+        methods.prepare(model, recipe, inputs.tokenizer)
         model = model.to(device)
         model.train()
         held_out = held_out_hashes(inputs) if recipe.training.stream is not None else frozenset()
@@ -260,7 +260,7 @@ class _Run:
             self._take_back_best()
         if self.recipe.is_adapted:
             with writing(self.folder.adapter), files.new_directory(self.folder.adapter) as folder:
-                write_adapter_files(trainer.model, folder, self.recipe.adapter, base=self.recipe.base or "")
+                methods.write_adapter(trainer.model, self.recipe, folder)
         methods.finish(trainer.model)
         save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer, generation=self.generation)
         self.folder.update(status="trained", step=trainer.position.step, seconds=trainer.position.seconds)

@@ -1,0 +1,138 @@
+"""Prompt tuning: a few learned embeddings stand before every text, the model stays as it is (Lester et al. 2021).
+
+Here they are tokens: P special ones behind the vocabulary, which the chat template writes first. So chats, masks,
+packing and answers need know nothing of them, and a tuned model ends as a plain one, whose table has P rows more. Files
+are PEFT's (PROMPT_TUNING), whose models put the same rows before a text that is rendered by the model's own template.
+
+Legend: B batch, T positions, P tokens of the prompt, V vocabulary, D width.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from llm_journey.checkpoint import tensor_files
+from llm_journey.core.errors import BadInputError
+from llm_journey.core.files import write_json
+from llm_journey.finetuning.config import PromptConfig
+from llm_journey.finetuning.lora import freeze
+from llm_journey.model.decoder import Decoder
+from llm_journey.tokenizer import Tokenizer
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NAME = "<|prompt_{}|>"
+_COMMON = 5000  # the tokens that initial rows are drawn from: in a BPE vocabulary, early merges are the frequent ones
+
+
+class PromptedEmbedding(nn.Module):
+    """A table (V, D) that stays as it is, and the rows (P, D) of the ids from `first` on."""
+
+    def __init__(self, base: nn.Embedding, prompt_pd: Tensor, first: int) -> None:
+        super().__init__()
+        self.base, self.first = base, first
+        self.prompt_pd = nn.Parameter(prompt_pd)
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D) as it was: the matrix of a tied head, which writes no token of the prompt."""
+        return self.base.weight
+
+    def forward(self, ids_bt: Tensor) -> Tensor:
+        place_bt = ids_bt - self.first
+        is_prompt_bt = (place_bt >= 0) & (place_bt < len(self.prompt_pd))
+        rows: Tensor = self.base(torch.where(is_prompt_bt, 0, ids_bt))
+        prompt: Tensor = self.prompt_pd[place_bt.clamp(0, len(self.prompt_pd) - 1)]
+        return torch.where(is_prompt_bt[..., None], prompt, rows)
+
+
+def prompt_tokenizer(tokenizer: Tokenizer, config: PromptConfig) -> Tokenizer:
+    """The tokenizer with the prompt's tokens, which its chat template writes before everything else.
+
+    Raises BadInputError where it has no template, or such tokens already.
+    """
+    if tokenizer.chat_template is None:
+        raise BadInputError("the model has no chat template, in front of which a prompt could stand")
+    names = [_NAME.format(number) for number in range(config.tokens)]
+    if not set(names).isdisjoint(tokenizer.special_tokens):
+        raise BadInputError("the model has a tuned prompt already; go on from the model that it was made from")
+    first = tokenizer.vocab_size
+    return Tokenizer(
+        tokenizer.vocabulary,
+        tokenizer.merges,
+        special_tokens=tokenizer.special_tokens | {name: first + number for number, name in enumerate(names)},
+        pattern=tokenizer.pattern,
+        roles=tokenizer.roles,
+        chat_template="".join(names) + tokenizer.chat_template,
+        whole_words_first=tokenizer.whole_words_first,
+        compose=tokenizer.compose,
+        visible_tokens=tokenizer.visible_tokens,
+        adds_begin=tokenizer.adds_begin,
+        adds_end=tokenizer.adds_end,
+        takes_space=tokenizer.takes_space,
+    )
+
+
+def inject_prompt(model: Decoder, config: PromptConfig, first: int) -> None:
+    """Freeze a model and give it a prompt whose ids begin at `first`; its rows begin as those of common tokens.
+
+    Raises BadInputError for a model whose embedding is no plain table.
+    """
+    if not isinstance(model.embed, nn.Embedding):
+        raise BadInputError("prompt tuning needs a model whose embedding is neither adapted nor quantized")
+    freeze(model)
+    table_vd = model.embed.weight.detach()
+    drawn = torch.randint(min(_COMMON, first, len(table_vd)), (config.tokens,))
+    embedding = PromptedEmbedding(model.embed, table_vd[drawn].clone(), first)
+    model.embed = embedding  # type: ignore[assignment]
+    model.config = replace(model.config, vocab_size=max(model.config.vocab_size, first + config.tokens))
+
+
+def merge_prompt(model: Decoder) -> None:
+    """Make a model with a prompt a plain one, of a larger table. Its head never writes the prompt's tokens: their rows
+    there are those of the token whose row points away from the others the most."""
+    embedding = model.embed
+    assert isinstance(embedding, PromptedEmbedding)
+    size, first, count = model.config.vocab_size, embedding.first, len(embedding.prompt_pd)
+    head_vd = model.head_weight.detach()
+    least = int((head_vd @ head_vd.mean(0)).argmin())
+    model.head = _linear(_with_rows(head_vd, size, first, head_vd[least].expand(count, -1)))
+    table = _with_rows(embedding.base.weight.detach(), size, first, embedding.prompt_pd.detach())
+    plain = nn.Embedding(table.shape[0], table.shape[1], device="meta")
+    plain.load_state_dict({"weight": table}, assign=True)
+    model.embed = plain
+    model.config = replace(model.config, tied_embeddings=False)
+
+
+def _with_rows(table_vd: Tensor, size: int, first: int, rows_pd: Tensor) -> Tensor:
+    result = table_vd.new_zeros(size, table_vd.shape[1])
+    result[: len(table_vd)] = table_vd
+    result[first : first + len(rows_pd)] = rows_pd
+    return result
+
+
+def _linear(weight_nk: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight_nk.shape[1], weight_nk.shape[0], bias=False, device="meta")
+    layer.load_state_dict({"weight": weight_nk}, assign=True)
+    return layer
+
+
+def write_prompt_files(model: Decoder, directory: Path, *, base: str) -> None:
+    """The prompt in PEFT's layout, into a directory that exists."""
+    embedding = model.embed
+    assert isinstance(embedding, PromptedEmbedding)
+    values = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "num_virtual_tokens": len(embedding.prompt_pd),
+        "token_dim": model.config.width,
+        "num_attention_heads": model.config.num_heads,
+        "num_layers": model.config.num_layers,
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM",
+        "inference_mode": True,
+    }
+    write_json(directory / CONFIG, values)
+    tensor_files.write_tensors(directory / WEIGHTS, {"prompt_embeddings": embedding.prompt_pd.detach()})
