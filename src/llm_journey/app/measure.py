@@ -224,7 +224,10 @@ def _source_in_words(recipe: Recipe) -> tuple[str, str, str]:
 
     source = recipe.training.stream or recipe.data.source
     if source in MADE_CHATS:
-        licence = CATALOG[MADE_CHATS[source].corpus].licence
+        corpus = MADE_CHATS[source].corpus
+        if corpus is None:
+            return f"Trained on {MADE_CHATS[source].title}", "none needed, it is generated", "mit"
+        licence = CATALOG[corpus].licence
         return f"Trained on {MADE_CHATS[source].title}", licence, _LICENCES.get(licence, "other")
     if recipe.objective == "seq2seq" and is_pair_file(source):
         return f"Trained on the pairs in `{Path(source).name}`", "not stated by its owner", "other"

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,21 +102,25 @@ def write_reply(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
 
 def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) -> TrainedRun:
     from llm_journey.app.bases import find_base
+    from llm_journey.app.language_model import stop_ids_of
     from llm_journey.datasets.made_chats import MADE_CHATS
+    from llm_journey.evaluation.answers import answer_figures
     from llm_journey.evaluation.exact_match import pair_figures
     from llm_journey.training.run import train
 
     source = recipe.data.source
-    wanted = [MADE_CHATS[source].corpus if source in MADE_CHATS else source]
+    corpus = MADE_CHATS[source].corpus if source in MADE_CHATS else source
+    wanted = [corpus] if corpus else []
     wanted += [part.source for part in (recipe.replay, recipe.forgetting) if part is not None]
     for each in wanted:
         pull_source(each, observer)
     base, sampler = find_base(recipe), write_reply if recipe.stage == "sft" else write_sample
+    judge = answer_figures(recipe.chats.scored, partial(stop_ids_of, {})) if recipe.chats.scored else pair_figures
     if recipe.training.seconds is not None:
         _warn_where_busy(observer)
     saved_before = _saved_model(directory)
     try:
-        train(recipe, directory, base=base, resume=resume, observer=observer, sampler=sampler, judge=pair_figures)
+        train(recipe, directory, base=base, resume=resume, observer=observer, sampler=sampler, judge=judge)
     except BaseException as error:
         if isinstance(error, Exception) and _saved_model(directory) != saved_before:
             raise JourneyError(

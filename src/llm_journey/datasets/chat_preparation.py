@@ -36,13 +36,19 @@ class ChatConfig:
 
     bad_rows: rows that are no chat (broken JSON, missing fields, empty answers, wrong roles) are left out and counted
     ("skip"), or end the preparation, by line ("refuse"). too_long: chats that do not fit the context are left out and
-    counted, "cut" at its end, or refused.
+    counted, "cut" at its end, or refused. scored: each validation also lets the model answer so many held-out chats,
+    and counts the answers that are right.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     bad_rows: Literal["skip", "refuse"] = "skip"
     too_long: Literal["skip", "cut", "refuse"] = "skip"
+    scored: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scored < 0:
+            raise ValueError(f"scored must not be negative, not {self.scored}")
 
 
 @dataclass

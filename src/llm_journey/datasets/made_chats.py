@@ -1,9 +1,10 @@
-"""Chats that are made rather than read: questions about the articles of a catalog corpus, answered by their summaries.
+"""Chats that are made rather than read, by name.
 
+    tool-calls       requests in plain words, each with the call that does them (datasets.made_tool_calls)
     wiki-questions   "What is X?" and its like, X being what an article's first sentence says something of; the answer
                      is that sentence, of two of the chats in three, or the first two; one chat in four asks twice
 
-Nothing is drawn but from the article's own text, so that the same corpus always gives the same chats.
+What is drawn of an article follows from its own text, so that the same corpus always gives the same chats.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 import regex
 
 from llm_journey.datasets.catalog import resolve as resolve_source
+from llm_journey.datasets.made_tool_calls import tool_calls
 from llm_journey.text.readers import read_documents
 
 _VERSION = 1
@@ -24,14 +26,16 @@ _SUBJECT = regex.compile(
     r"(?P<subject>(?:The |An? )?\p{Lu}?[^,.;:]{1,50}?),? (?P<verb>is|was|are|were) (?=an? |the |one )"
 )
 _LONGEST_ANSWER = 400
+_REQUESTS = 4000
 
 
 @dataclass(frozen=True)
 class MadeChats:
-    """title: in words. corpus: the catalog name of what they are made of. rows: (where, row) from its texts."""
+    """title: in words. corpus: the catalog name of what they are made of, None where it is nothing but a seed. rows:
+    (where, row) from its texts."""
 
     title: str
-    corpus: str
+    corpus: str | None
     rows: Callable[[Iterable[str]], Iterator[tuple[str, Any]]]
 
 
@@ -68,14 +72,21 @@ def _question(text: str) -> tuple[int, str, str] | None:
     return draw, forms[draw // 12 % 3], answer
 
 
-MADE_CHATS = {"wiki-questions": MadeChats("questions about Wikipedia articles, answered by their summaries",
-                                          "wiki-summaries", questions)}  # fmt: skip
+MADE_CHATS = {
+    "tool-calls": MadeChats(
+        "generated requests and the tool calls that do them", None, lambda _: tool_calls(_REQUESTS)
+    ),
+    "wiki-questions": MadeChats(
+        "questions about Wikipedia articles, answered by their summaries", "wiki-summaries", questions
+    ),
+}
 
 
 def made_rows(name: str, resolve: Callable[[str], Path] = resolve_source) -> Iterator[tuple[str, Any]]:
     """The rows of `MADE_CHATS[name]`; its corpus must be on this machine."""
     made = MADE_CHATS[name]
-    yield from made.rows(document.text for document in read_documents(resolve(made.corpus)))
+    documents = [] if made.corpus is None else read_documents(resolve(made.corpus))
+    yield from made.rows(document.text for document in documents)
 
 
 def made_version(name: str) -> dict[str, Any]:

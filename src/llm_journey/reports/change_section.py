@@ -22,7 +22,7 @@ def change_section(run: Run) -> Section | None:
         return None
     before, after = run.validation[0], run.validation[-1]
     rows = [
-        (label, _shown(key, before[key]), _shown(key, after[key]), _change(key, before[key], after[key]))
+        (label, _with_interval(key, before), _with_interval(key, after), _change(key, before[key], after[key]))
         for key, label in (_FIGURES | SHARES).items()
         if is_number(before.get(key)) and is_number(after.get(key))
     ]
@@ -38,6 +38,12 @@ def change_section(run: Run) -> Section | None:
 
 def _shown(key: str, value: float) -> str:
     return formatting.percent(value) if key in SHARES else f"{value:.4g}"
+
+
+def _with_interval(key: str, row: Mapping[str, Any]) -> str:
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    interval = f" ({low:.1%} to {high:.1%})" if is_number(low) and is_number(high) else ""
+    return f"{_shown(key, row[key])}{interval}"
 
 
 def _change(key: str, before: float, after: float) -> str:

@@ -200,7 +200,7 @@ def _prepare_chats(recipe: Recipe, tokenizer: Tokenizer, observer: Observer, res
             **decides,
             "tokenizer": tokenizer.fingerprint,
             "template": tokenizer.chat_template,
-            "chats": configuration.dump(recipe.chats),
+            "chats": [recipe.chats.bad_rows, recipe.chats.too_long],
             "context": context,
             "split": [data.split_seed, data.held_out, data.max_documents],
         }

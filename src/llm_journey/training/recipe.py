@@ -186,6 +186,8 @@ class Recipe:
             raise ValueError(f"base goes with objective next_token, not {self.objective}")
         if self.stage == "sft" and (self.training.stream is not None or self.training.order == "windows"):
             raise ValueError("stage sft takes chats: leave out training.stream; training.order: documents or packed")
+        if self.chats.scored and self.stage != "sft":
+            raise ValueError("chats.scored needs chats: stage sft")
         if self.replay is not None and (self.stage == "sft" or self.training.stream is not None):
             raise ValueError("replay goes with running text: stage pretrain, without training.stream")
         if self.replay is not None and not 0 < self.replay_rows < self.training.batch_size:
