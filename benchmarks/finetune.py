@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py --rounds 3 --append
 
-Both sides train SmolLM2-135M-Instruct in float32 from the same folder, on the same examples in the same padded batches
+Both sides train SmolLM2-135M-Instruct in float32 from the same folder, on the same examples in the same batches
 (chats of `wiki-questions`): an adapter of rank 8 beside every linear layer of the blocks, AdamW, gradients clipped at
 1.
 They take turns, each in a process of its own; a round counts tokens over the seconds of its steps, those of the

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from llm_journey.checkpoint.decoders import read_decoder
-from llm_journey.datasets.batching import IGNORED, Batch, pad_batch
+from llm_journey.datasets.batching import Batch
+from llm_journey.datasets.chat_loader import join_examples
 from llm_journey.training import methods
 from llm_journey.training.precision import Precision
 from llm_journey.training.recipe import recipe_from
@@ -24,13 +25,8 @@ class Given:
         self._batches = iter(batches)
 
     def next_batch(self) -> Batch:
-        examples = next(self._batches)
-        inputs, mask = pad_batch([np.array(each["ids"][:-1], dtype=np.int64) for each in examples], pad_id=0)
-        targets = np.full_like(inputs, IGNORED)
-        targets[mask] = np.concatenate(
-            [np.where(np.array(each["trained"][1:]) == 1, np.array(each["ids"][1:]), IGNORED) for each in examples]
-        )
-        return Batch(inputs, targets)
+        arrays = [(np.array(each["ids"]), np.array(each["trained"])) for each in next(self._batches)]
+        return join_examples(arrays, context=2048, pad_id=0)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -81,9 +81,10 @@ def test_stopped_anywhere_and_resumed(rows: Any, tmp_path: Path) -> None:
             assert np.array_equal(found.inputs, expected.inputs) and np.array_equal(found.targets, expected.targets)
 
 
-def test_packing_leaks_nothing_and_gives_the_padded_loss(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", ["padded", "packed"])
+def test_a_shared_row_leaks_nothing(rows: Any, tmp_path: Path) -> None:
     """A token's logits do not depend on the neighbour in its row."""
-    shards, examples = make(tmp_path, [5, 9, 8, 3, 8, 6, 4])
+    shards, examples = make(tmp_path, [5, 9, 8, 3, 8, 6, 4, 3, 3, 2])
     torch.manual_seed(0)
     model = Decoder(
         TransformerConfig(vocab_size=shards.ids.vocab_size, width=16, num_layers=2, num_heads=2, context=CONTEXT)
@@ -94,13 +95,17 @@ def test_packing_leaks_nothing_and_gives_the_padded_loss(tmp_path: Path) -> None
     for ids, _ in examples:
         logits_tv = model(torch.tensor([ids[:-1]]))[0]
         alone.update(zip(ids[:-1], logits_tv, strict=True))
-    loader = ChatLoader(shards, batch_size=3, context=CONTEXT, seed=0, rows="packed")
+    loader, shared = ChatLoader(shards, batch_size=5, context=CONTEXT, seed=0, rows=rows), 0
     for batch in epoch_of(loader):
-        segments, positions = (torch.tensor(array) for array in (batch.segments, batch.positions))
+        segments, positions = (
+            None if array is None else torch.tensor(array) for array in (batch.segments, batch.positions)
+        )
+        shared += segments is not None
         logits_btv = model(torch.tensor(batch.inputs), segments_bt=segments, positions_bt=positions)
         for row, column in zip(*np.nonzero(batch.inputs != shards.ids.end_id), strict=True):
             token = int(batch.inputs[row, column])
             assert (logits_btv[row, column] - alone[token]).abs().max() < 1e-5
+    assert shared
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 On disk a split of chats is two splits of token shards whose n-th documents belong together: the ids, and for each id 1
 where it is trained, else 0. Rows are padded or packed:
 
-    padded   one example a row; examples of like length share a batch, padded to its longest
+    padded   B examples; those of like length share a batch, padded to its longest, or joined where that is less
     packed   several examples a row of the whole context, none of which sees another (datasets.packing)
 
 The order follows from the seed and the epoch alone, so that a position is three small numbers. Legend: B rows of a
@@ -19,11 +19,13 @@ import numpy as np
 
 from llm_journey.core.errors import BadInputError, unknown_name
 from llm_journey.datasets.batching import IGNORED, Batch, Int64Array, pad_batch
-from llm_journey.datasets.packing import pack, plan_rows
+from llm_journey.datasets.packing import Piece, pack, plan_rows
 from llm_journey.datasets.position import check_process, read_state
 from llm_journey.datasets.shards import TokenShards, write_documents
 
 Rows = Literal["padded", "packed"]
+_SHARES = (1, 2, 3, 4, 8)  # the longest example's lengths that a row of several may have
+_ATTENDED_AS_ONE = 750  # positions of a row that cost as much to look at as one costs to compute, about
 _POOL = 64  # batches whose examples are sorted by length together
 
 
@@ -110,7 +112,10 @@ class ChatLoader:
         self._batch += 1
         if self._batch == len(batches):
             self._epoch, self._batch = self._epoch + 1, 0
-        return self._packed(chosen) if self._rows == "packed" else _padded(self._shards, [row[0] for row in chosen])
+        examples, pad_id = [[self._shards.example(number) for number in row] for row in chosen], self._shards.ids.end_id
+        if self._rows == "packed":
+            return _stacked([_row(row, self._context, pad_id) for row in examples])
+        return join_examples([row[0] for row in examples], context=self._context, pad_id=pad_id)
 
     def state(self) -> dict[str, Any]:
         """The position, to be stored with a checkpoint."""
@@ -149,44 +154,65 @@ class ChatLoader:
         planned = plan_rows((self._shards.lengths[order] - 1).tolist(), self._context)
         return [[int(order[piece.document]) for piece in row] for row in planned]
 
-    def _packed(self, rows: Sequence[Sequence[int]]) -> Batch:
-        packed = [self._row([self._shards.example(number) for number in row]) for row in rows]
-        parts = zip(*((b.inputs, b.targets, b.segments, b.positions) for b in packed), strict=True)
-        inputs, targets, segments, positions = (np.concatenate(part) for part in parts)
-        return Batch(inputs, targets, segments, positions)
 
-    def _row(self, examples: Sequence[tuple[Int64Array, Int64Array]]) -> Batch:
-        """One row (1, T) of whole examples, and what is trained of them."""
-        row = pack([ids for ids, _ in examples], self._context, pad_id=self._shards.ids.end_id)
-        assert len(row.inputs) == 1
-        order = plan_rows([len(ids) - 1 for ids, _ in examples], self._context)[0]
-        targets = row.targets.copy()
-        begin = 0
-        for piece in order:
-            end = begin + piece.stop
-            targets[0, begin:end] = _targets(*examples[piece.document])
-            begin = end
-        return Batch(row.inputs, targets, row.segments, row.positions)
-
-
-def all_chats(shards: ChatShards, *, most_tokens: int) -> Iterator[Batch]:
-    """Every example once, a row each, those of like length together; a batch is one, or up to so many positions."""
+def all_chats(shards: ChatShards, *, context: int, most_tokens: int) -> Iterator[Batch]:
+    """Every example once, those of like length together; a batch is one, or up to so many positions."""
     numbers = np.argsort(shards.lengths, kind="stable")
     begin = 0
     while begin < len(numbers):
         end = begin + 1
         while end < len(numbers) and (end - begin + 1) * int(shards.lengths[numbers[end]]) <= most_tokens:
             end += 1
-        yield _padded(shards, numbers[begin:end].tolist())
+        examples = [shards.example(int(number)) for number in numbers[begin:end]]
+        yield join_examples(examples, context=context, pad_id=shards.ids.end_id)
         begin = end
 
 
-def _padded(shards: ChatShards, numbers: Sequence[int]) -> Batch:
-    examples = [shards.example(number) for number in numbers]
-    inputs, mask = pad_batch([ids[:-1] for ids, _ in examples], pad_id=shards.ids.end_id)
-    targets = np.full_like(inputs, IGNORED)
-    targets[mask] = np.concatenate([_targets(ids, trained) for ids, trained in examples])
-    return Batch(inputs, targets)
+def join_examples(examples: Sequence[tuple[Int64Array, Int64Array]], *, context: int, pad_id: int) -> Batch:
+    """A batch of whole examples (ids, trained) in few positions: short ones share a row where that costs less than
+    padding each of them to the longest, and none sees another. context: the most positions of a row."""
+    lengths = [len(ids) - 1 for ids, _ in examples]
+    plans = [
+        plan_rows(lengths, max(lengths) * share) for share in _SHARES if share == 1 or max(lengths) * share <= context
+    ]
+    rows = min(plans, key=_cost)
+    if len(rows) == len(examples):
+        inputs, mask = pad_batch([ids[:-1] for ids, _ in examples], pad_id=pad_id)
+        targets = np.full_like(inputs, IGNORED)
+        targets[mask] = np.concatenate([_targets(ids, trained) for ids, trained in examples])
+        return Batch(inputs, targets)
+    longest = max(map(_room, rows))
+    return _stacked([_row([examples[piece.document] for piece in row], longest, pad_id) for row in rows])
+
+
+def _cost(rows: Sequence[Sequence[Piece]]) -> float:
+    """Of computing rows, in positions: each is read once, and looks at those of its row."""
+    longest = max(map(_room, rows))
+    return len(rows) * longest * (1 + longest / _ATTENDED_AS_ONE)
+
+
+def _room(row: Sequence[Piece]) -> int:
+    return sum(piece.stop - piece.start for piece in row)
+
+
+def _row(examples: Sequence[tuple[Int64Array, Int64Array]], context: int, pad_id: int) -> Batch:
+    """One row (1, T) of whole examples, and what is trained of them."""
+    row = pack([ids for ids, _ in examples], context, pad_id=pad_id)
+    assert len(row.inputs) == 1
+    order = plan_rows([len(ids) - 1 for ids, _ in examples], context)[0]
+    targets = row.targets.copy()
+    begin = 0
+    for piece in order:
+        end = begin + piece.stop
+        targets[0, begin:end] = _targets(*examples[piece.document])
+        begin = end
+    return Batch(row.inputs, targets, row.segments, row.positions)
+
+
+def _stacked(rows: Sequence[Batch]) -> Batch:
+    parts = zip(*((b.inputs, b.targets, b.segments, b.positions) for b in rows), strict=True)
+    inputs, targets, segments, positions = (np.concatenate(part) for part in parts)
+    return Batch(inputs, targets, segments, positions)
 
 
 def _targets(ids: Int64Array, trained: Int64Array) -> Int64Array:

@@ -158,7 +158,7 @@ class LoraLinear(_Adapted):
 
     def _update(self, x: Tensor, base_output: Tensor, adapter: LowRank) -> Tensor:
         seen = adapter.dropped(x)
-        low = F.linear(F.linear(seen, adapter.a_rk), adapter.b_nr) * adapter.scale
+        low = F.linear(F.linear(seen, adapter.a_rk) * adapter.scale, adapter.b_nr)
         if adapter.magnitude_n is None:
             return low
         weight = self.base.weight

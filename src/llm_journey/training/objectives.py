@@ -128,11 +128,16 @@ def _chat_figures(_: Recipe, model: Model, inputs: Inputs) -> dict[str, float]:
     tally = _Tally()
     limit = min(_CHAT_TOKENS, _CHAT_LOGITS // inputs.validation.vocab_size)
     with _evaluating(model):
-        for batch in all_chats(ChatShards(inputs.validation, inputs.validation_targets), most_tokens=limit):
+        chats = ChatShards(inputs.validation, inputs.validation_targets)
+        for batch in all_chats(chats, context=model.config.context, most_tokens=limit):
             targets_bt = torch.from_numpy(batch.targets).to(model.device)
             chosen_bt = targets_bt != IGNORED
+            inputs_bt, segments_bt, positions_bt = (
+                None if array is None else torch.from_numpy(array).to(model.device)
+                for array in (batch.inputs, batch.segments, batch.positions)
+            )
             hidden: Hidden = model.hidden
-            hidden_btd = hidden(torch.from_numpy(batch.inputs).to(model.device))
+            hidden_btd = hidden(inputs_bt, segments_bt=segments_bt, positions_bt=positions_bt)
             tally.add(model.logits(hidden_btd[chosen_bt]), targets_bt[chosen_bt])
     return tally.figures() | {"answer_accuracy": tally.share(tally.right)}
 
