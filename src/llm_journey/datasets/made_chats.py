@@ -26,7 +26,7 @@ _SUBJECT = regex.compile(
     r"(?P<subject>(?:The |An? )?\p{Lu}?[^,.;:]{1,50}?),? (?P<verb>is|was|are|were) (?=an? |the |one )"
 )
 _LONGEST_ANSWER = 400
-_REQUESTS = 4000
+_REQUESTS = 2000
 
 
 @dataclass(frozen=True)

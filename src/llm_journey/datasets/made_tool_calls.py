@@ -79,10 +79,12 @@ _TOOLS: dict[str, Callable[[random.Random], tuple[str, dict[str, Any]]]] = {
 
 
 def tool_calls(count: int, seed: int = 0) -> Iterator[tuple[str, Any]]:
-    """Rows {"messages"} of `count` different requests."""
+    """Rows {"messages"} of `count` different requests; of so many that they would have to repeat, as many as come."""
     draw = random.Random(seed)
     seen: set[str] = set()
-    while len(seen) < count:
+    for _ in range(20 * count):
+        if len(seen) == count:
+            return
         name = draw.choice(list(_TOOLS))
         asked, arguments = _TOOLS[name](draw)
         if asked in seen:
