@@ -155,7 +155,9 @@ def test_no_value_that_is_invalid_can_be_written(seed: int) -> None:
     judge = validator(schema)
     try:
         valid = [judge.is_valid(value) for value in values]
-    except Exception:  # references that lead nowhere or in circles: jsonschema raises what it likes
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # references that lead nowhere or in circles: it raises what it likes, its Rust parts panic
         return
     try:
         constraint = make_constraint(TOKENIZER, schema=schema, max_new_tokens=200)
