@@ -38,9 +38,10 @@ def test_guessing_is_shown(journey: Journey) -> None:
 
 
 def test_logprobs_are_printed(journey: Journey) -> None:
-    outcome = journey("generate", "rivers", "The", "--set", "logprobs=2", "--set", "max_new_tokens=3", "--json")
+    options = ("--set", "logprobs=2", "--set", "max_new_tokens=3", "--regex", ".{9}")  # or the first may be the end
+    outcome = journey("generate", "rivers", "The", *options, "--json")
     found = json.loads(outcome.out)["logprobs"]
-    assert len(found) == 3 and all(len(each["top"]) == 2 and each["logprob"] <= 0 for each in found)
+    assert 0 < len(found) <= 3 and all(len(each["top"]) == 2 and each["logprob"] <= 0 for each in found)
 
 
 @pytest.mark.parametrize(
