@@ -101,7 +101,7 @@ def test_every_method_learns_resumes_bit_for_bit_and_ends_as_a_plain_model(
     model, tokenizer = load_decoder(whole.directory / "model")
     assert tokenizer is not None and tokenizer.chat_template is not None
     generation = json.loads((whole.directory / "model" / "generation_config.json").read_text(encoding="utf-8"))
-    assert generation["top_k"] == 7
+    assert generation["top_k"] == 7 and tokenizer.special_tokens["<|im_end|>"] in generation["eos_token_id"]
     before = read_decoder(base).decoder.state_dict()
     if method == "prompt":
         return

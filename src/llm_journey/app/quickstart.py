@@ -84,7 +84,7 @@ class Summary:
         at = "" if name == "quickstart" else f" --set base={name}"
         return [
             ("write with your model", f'journey generate {name} "The city of"'),
-            ("teach it to answer, in about four minutes", f"journey train chat{at}"),
+            ("teach it to answer, in about two minutes", f"journey train chat{at}"),
             ("talk to a published model", f"journey chat {CHAT_MODEL}"),
             ("train a better one, 20 minutes", "journey train small"),
             ("train on your own text", "journey train quickstart --set data.source=PATH --name mine"),

@@ -25,6 +25,7 @@ from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint,
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.datasets.chat_loader import ChatShards
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
@@ -123,7 +124,7 @@ class _Run:
         judge: Judge | None,
     ) -> None:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
-        self.generation = {} if start is None else start.generation
+        self.generation = {} if start is None else start.generation | _ends(inputs, start.generation)
         self.held_out = sample_held_out(inputs, recipe.training.validation_tokens)
         self.observer, self.sampler, self.judge = observer, sampler, judge
         self.objective = objective_of(recipe)
@@ -464,6 +465,18 @@ def _read_base(recipe: Recipe, path: Path | None) -> StoredDecoder:
     if path is None:
         raise BadInputError(f"the recipe goes on from {recipe.base}; say where that model lies")
     return read_decoder(path)
+
+
+def _ends(inputs: Inputs, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """eos_token_id with what ends the turns that are trained, so that every runtime stops there; of chats only."""
+    if inputs.train_targets is None:
+        return {}
+    chats = ChatShards(inputs.train, inputs.train_targets)
+    examples = [chats.example(number) for number in range(min(chats.num_examples, 16))]
+    ends = {int(ids[trained.nonzero()[0][-1]]) for ids, trained in examples if trained.any()}
+    known = generation.get("eos_token_id")
+    known = [known] if isinstance(known, int) else known if isinstance(known, list) else []
+    return {"eos_token_id": sorted(ends.union(known))}
 
 
 def _fingerprint(model: Model) -> str:
