@@ -196,7 +196,7 @@ def _write_gguf(source: Source, folder: Path, type: str | None) -> tuple[str, di
     found, peer = read_gguf(folder / name), read_independently(folder / name)
     _require_same_text(model, found.tokenizer)
     ours = build_decoder(found)
-    theirs = ours if peer is None else build(found.config, peer.state, Decoder)
+    theirs = ours if peer is None else build(found.config, peer.state.items(), Decoder)
     agreement = compare(model, model.decoder, theirs)
     readers: dict[str, Any] = {"read_by": _ONLY_OURS}
     if peer is not None:

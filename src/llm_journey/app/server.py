@@ -42,8 +42,8 @@ def serve_models(
     address is taken.
     """
     check_installed()
+    from llm_journey.core.footprint import bound_caches, give_back_free_memory, given_back_every
     from llm_journey.serving.config import ServerConfig
-    from llm_journey.serving.footprint import bound_caches, give_back_free_memory, given_back_every
     from llm_journey.serving.guard import Door, read_keys
     from llm_journey.serving.logs import start_logging
     from llm_journey.serving.run import bind, serve

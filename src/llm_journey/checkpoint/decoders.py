@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_journey.checkpoint.gguf.model import build_decoder, read_gguf
+from llm_journey.checkpoint.gguf.model import open_gguf
 from llm_journey.checkpoint.model_folder import GENERATION, load_decoder
 from llm_journey.checkpoint.tensor_files import read_json
 from llm_journey.core.errors import BadInputError
@@ -26,8 +26,7 @@ class StoredDecoder:
 def read_decoder(path: Path) -> StoredDecoder:
     """The decoder of a folder or a GGUF file. Raises BadInputError where it is damaged, or has no tokenizer."""
     if path.suffix == GGUF_SUFFIX:
-        found = read_gguf(path)
-        return StoredDecoder(build_decoder(found), found.tokenizer, dict(found.generation))
+        return StoredDecoder(*open_gguf(path))
     decoder, tokenizer = load_decoder(path)
     if tokenizer is None:
         raise BadInputError(f"{path}: holds no tokenizer.json, so no text can go in; put the tokenizer there")

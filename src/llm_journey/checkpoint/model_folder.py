@@ -10,7 +10,7 @@ Weights move in the dtype they have; nothing is unpickled, nothing is allocated 
 compared with the header of its file. Files split into shards are left out: models of this project's size are one file.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -106,7 +106,7 @@ def load_model(directory: Path) -> tuple[Model, AnyTokenizer | None]:
     """
     config, tensors, scheme = load_stored(directory)
     if scheme is None:
-        model = build(config, tensors)
+        model = build(config, tensors.items())
     else:
         with _NoDraws():
             model = make_model(config).eval()
@@ -221,17 +221,22 @@ def _read_config(values: Mapping[str, Any], path: Path, stored: Collection[str] 
 
 
 @overload
-def build(config: TransformerConfig, state: Mapping[str, Tensor]) -> Model: ...
+def build(config: TransformerConfig, state: Iterable[tuple[str, Tensor]]) -> Model: ...
 @overload
-def build(config: TransformerConfig, state: Mapping[str, Tensor], kind: type[AnyModel]) -> AnyModel: ...
-def build(config: TransformerConfig, state: Mapping[str, Tensor], kind: type[Any] | None = None) -> Any:
+def build(config: TransformerConfig, state: Iterable[tuple[str, Tensor]], kind: type[AnyModel]) -> AnyModel: ...
+def build(config: TransformerConfig, state: Iterable[tuple[str, Tensor]], kind: type[Any] | None = None) -> Any:
     """A float32 model in evaluation mode that holds `state`; torch's global random state is left as it was.
+
+    state: every tensor of the model by name, taken one after the other. KeyError where one is none of the model's.
 
     kind: the class that the caller needs; BadInputError where the configuration is of another.
     """
     with _NoDraws():
         model = make_model(config) if kind is None else kind(config)
-    model.load_state_dict(state)
+    places = model.state_dict()
+    for name, value in state:
+        places.pop(name).copy_(value)
+    assert not places, f"nothing was given for {', '.join(places)}"
     return model.eval()
 
 

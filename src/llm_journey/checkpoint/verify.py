@@ -44,7 +44,7 @@ def compare_with_transformers(directory: Path, ids: Sequence[int]) -> float:
     theirs = open_with_transformers(directory)
     ids_bt = torch.tensor([list(ids)])
     with torch.inference_mode():
-        ours_btv = _our_output(build(config, state), ids_bt)
+        ours_btv = _our_output(build(config, state.items()), ids_bt)
         if config.kind == "encoder_decoder":
             theirs_btv = theirs(input_ids=ids_bt, decoder_input_ids=ids_bt.flip(-1)).logits
         elif _headless(config):

@@ -320,8 +320,10 @@ def remove(model: Transformer, *, merged: bool) -> None:
 
     Where an embedding that is merged is the head's matrix too, the head becomes one of its own: it had no update.
     """
-    for path, layer in list(adapted_layers(model)):
+    for path in [path for path, _ in adapted_layers(model)]:  # no list of layers: each is freed when it is out
         parent_path, _, attribute = path.rpartition(".")
+        layer = model.get_submodule(path)
+        assert isinstance(layer, _Adapted)
         layer.unmerge()
         if merged and path == "embed" and model.head is None and layer.working():
             table_vd = base_weight(layer)

@@ -47,8 +47,9 @@ class TrainingConfig:
     `validations`, `checkpoints`: how often over the budget, evenly spaced, the last at its end. early_stopping: end
     after so many validations in a row that bring no better loss, with the best model. validation_tokens: of more
     held-out text than this, validations read a sample of its documents, the same each time (null: all). precision
-    "auto" is bf16 where the GPU or the processor computes in it, else fp32. corruption_rate: the share of the tokens
-    that objective masked hides and objective span cuts out.
+    "auto" is bf16 where the GPU or the processor computes in it, else fp32. gradient_checkpointing: keep of each block
+    only what goes in, and compute the rest again for the gradients (a third more time, far less memory).
+    corruption_rate: the share of the tokens that objective masked hides and objective span cuts out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -67,6 +68,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     corruption_rate: float = RATE
     compile: bool = False
+    gradient_checkpointing: bool = False
     device: str = "auto"
     validations: int = 4
     checkpoints: int = 4

@@ -26,6 +26,7 @@ from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.datasets.chat_loader import ChatShards
+from llm_journey.model.blocks import recompute
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
@@ -150,6 +151,8 @@ class _Run:
         self.base_fingerprint = None if start is None else _fingerprint(model)
         methods.prepare(model, recipe, inputs.tokenizer)
         model = model.to(device)
+        if recipe.training.gradient_checkpointing:
+            recompute(model)
         model.train()
         held_out = held_out_hashes(inputs) if recipe.training.stream is not None else frozenset()
         loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets, held_out, inputs.replay)

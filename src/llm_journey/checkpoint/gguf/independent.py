@@ -51,7 +51,7 @@ def read_independently(path: Path) -> IndependentReading | None:
         return theirs
 
     kind, config = names.read_config(file.metadata, shapes_of(file), str(path))
-    state = {name: torch.from_numpy(value) for name, value in names.read_tensors(kind, config, numbers).items()}
+    state = {name: torch.from_numpy(value) for name, value in names.read_tensors(kind, config, numbers)}
     return IndependentReading(f"gguf {importlib.metadata.version('gguf')}", len(found), state)
 
 

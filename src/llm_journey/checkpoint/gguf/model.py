@@ -4,7 +4,7 @@ Read: the configuration, our parameters in float32, the tokenizer, and the sampl
 Written: see `write_gguf`. What a quantized file loses is measured by whoever exports it (app.exports), not here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,16 +51,28 @@ def read_gguf(path: Path) -> GgufModel:
     Raises BadInputError naming the file and what is missing, left over, of another shape, or not supported.
     """
     file = GgufFile(path)
-    kind, config = names.read_config(file.metadata, shapes_of(file), str(path))
-    tokenizer = read_vocabulary(file.metadata, config.vocab_size, str(path))
-    numbers = names.read_tensors(kind, config, file.numbers)
-    state = {name: torch.from_numpy(value) for name, value in numbers.items()}
-    return GgufModel(config, state, tokenizer, _generation(file.metadata))
+    config, numbers, tokenizer = _parts(file, path)
+    return GgufModel(config, dict(numbers), tokenizer, _generation(file.metadata))
 
 
 def build_decoder(found: GgufModel) -> Decoder:
     """The model of a file, ready to run."""
-    return build(found.config, found.state, Decoder)
+    return build(found.config, found.state.items(), Decoder)
+
+
+def open_gguf(path: Path) -> tuple[Decoder, Tokenizer, dict[str, Any]]:
+    """The model in `path`, ready to run, as `read_gguf` and `build_decoder` give it, in the memory of its float32
+    numbers alone: no tensor is unpacked before the one before it has its place."""
+    file = GgufFile(path)
+    config, numbers, tokenizer = _parts(file, path)
+    return build(config, numbers, Decoder), tokenizer, _generation(file.metadata)
+
+
+def _parts(file: GgufFile, path: Path) -> tuple[TransformerConfig, Iterator[tuple[str, Tensor]], Tokenizer]:
+    kind, config = names.read_config(file.metadata, shapes_of(file), str(path))
+    tokenizer = read_vocabulary(file.metadata, config.vocab_size, str(path))
+    numbers = names.read_tensors(kind, config, file.numbers)
+    return config, ((name, torch.from_numpy(value)) for name, value in numbers), tokenizer
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

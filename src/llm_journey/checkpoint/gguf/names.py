@@ -9,7 +9,7 @@ Legend: D width, H heads, K key-value heads, E head width.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,20 +154,20 @@ def write_tensors(
     return {target: lambda names=names: made(names) for target, names in parts.items()}  # type: ignore[misc]
 
 
-def read_tensors(kind: Architecture, config: TransformerConfig, numbers: Callable[[str], Floats]) -> dict[str, Floats]:
-    """Our parameters; `numbers` gives one of the file's tensors by name."""
-    state: dict[str, Floats] = {}
+def read_tensors(
+    kind: Architecture, config: TransformerConfig, numbers: Callable[[str], Floats]
+) -> Iterator[tuple[str, Floats]]:
+    """Our parameters by name, one after the other; `numbers` gives one of the file's tensors by name."""
     joined: tuple[str, Floats] = ("", np.empty(0, dtype=np.float32))
     for name, shape in parameter_shapes(config).items():
         target = stored_name(kind, name)
         if not (kind.joined and any(f".{module}." in name for module in _JOINED)):
-            state[name] = _deinterleave(numbers(target), _heads(kind, config, name))
+            yield name, _deinterleave(numbers(target), _heads(kind, config, name))
             continue
         if joined[0] != target:
             joined = (target, numbers(target))
         place = next(index for index, module in enumerate(_JOINED) if f".{module}." in name)
-        state[name] = joined[1][place * shape[0] : (place + 1) * shape[0]].copy()
-    return state
+        yield name, joined[1][place * shape[0] : (place + 1) * shape[0]].copy()
 
 
 def _heads(kind: Architecture, config: TransformerConfig, name: str) -> int:

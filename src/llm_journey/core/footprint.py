@@ -29,12 +29,16 @@ def bound_caches() -> None:
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def give_back_free_memory() -> None:
-    """Give the system what is free on the heap (SmolLM2 once opened: 200 to 300 MB); nothing but glibc needs to be
-    told. Before that, free what is reachable in circles alone."""
-    gc.collect()
+def trim_heap() -> None:
+    """Give the system what is free on the heap, its holes included; nothing but glibc needs to be told."""
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_free_memory() -> None:
+    """`trim_heap` (SmolLM2 once opened: 200 to 300 MB), after freeing what is reachable in circles alone."""
+    gc.collect()
+    trim_heap()
 
 
 @contextmanager
