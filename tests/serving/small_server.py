@@ -1,14 +1,14 @@
 """A server on the loopback over a small random model with a small trained tokenizer, in this process."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_journey.app.language_model import LanguageModel
-from llm_journey.app.server import served_embedder, served_model
+from llm_journey.app.server import served_adapters, served_embedder, served_model
 from llm_journey.parity.random_models import random_decoder
 from llm_journey.serving.api import Service
 from llm_journey.serving.config import ServerConfig
@@ -59,13 +59,14 @@ def running(
     keys: tuple[str, ...] = (),
     limits: dict[str, Any] | None = None,
     embedder: ServedEmbedder | None = None,
+    adapters: Mapping[str, Path] | None = None,
     **choices: Any,
 ) -> Iterator[Running]:
     """A server until the block ends."""
     config = ServerConfig(**{"max_new_tokens": 256, "drain_seconds": 0.2} | (limits or {}))
-    served = small_served(config, **choices)
+    served = served_model(small_model(**choices), config, adapters)
     embedders = {} if embedder is None else {embedder.name: embedder}
-    service = Service({MODEL: served}, embedders, config)
+    service = Service({MODEL: served, **served_adapters(served)}, embedders, config)
     listening = bind("127.0.0.1", 0)
     started = threading.Event()
     server = make_server(service, Door("127.0.0.1", keys), on_start=started.set)

@@ -51,6 +51,22 @@ def list_adapters(place: Path) -> list[AdapterFacts]:
     return found
 
 
+def find_adapter(name_or_path: str) -> Path:
+    """An adapter's folder: the path itself, or what a run trained. Raises BadInputError where there is none."""
+    from llm_journey.app.runs import find_run, has_run
+    from llm_journey.finetuning.peft_format import is_adapter
+    from llm_journey.training.run_folder import RunFolder
+
+    path = Path(name_or_path).expanduser()
+    if not path.exists() and has_run(name_or_path):
+        path = RunFolder.open(find_run(name_or_path).directory).adapter
+        if not is_adapter(path):
+            raise BadInputError(f"run {name_or_path!r} has trained no adapter, or is not finished")
+    if not is_adapter(path):
+        raise BadInputError(f"{path}: no adapter there (adapter_config.json), and no run of that name")
+    return path
+
+
 def _adapter_folders(place: Path, depth: int = 2) -> Iterator[Path]:
     from llm_journey.finetuning.peft_format import is_adapter
 

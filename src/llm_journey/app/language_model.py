@@ -33,6 +33,7 @@ Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "max_new_tokens")
 GGUF_SUFFIX = ".gguf"
 _CONSTRAINTS = ("schema", "regex", "choices")  # settings that are no numbers of a sampler
+_ADAPTER = "adapter"  # what the engine of a model with one calls it
 _INT4_BITS, _INT8_BITS = 5.0, 9.0  # bits of a weight, scales included: Q4_1 has 5, Q8_0 8.5
 
 
@@ -119,12 +120,13 @@ class LanguageModel:
         *,
         precision: Precision = "float32",
         compile: bool | None = None,
+        adapter: Path | None = None,
         load: "Callable[[], Decoder] | None" = None,
     ) -> None:
         self.name, self.directory, self.tokenizer = name, directory, tokenizer
         self.defaults, self.stop_ids, self.precision = dict(defaults or {}), stop_ids, precision
         self.config: TransformerConfig = decoder.config
-        self.compile = compile
+        self.compile, self.adapter = compile, adapter
         self.lock = threading.RLock()
         self._decoder: Decoder | None = decoder
         self._load = load
@@ -143,17 +145,25 @@ class LanguageModel:
         """What answers, with room for one context; made at the first call."""
         with self.lock:
             if self._engine is None:
-                self._engine = self.make_engine(several=False, cache_tokens=self.config.context)
+                adapters = {} if self.adapter is None else {_ADAPTER: self.adapter}
+                self._engine = self.make_engine(adapters, several=False, cache_tokens=self.config.context)
             return self._engine
 
-    def make_engine(self, *, several: bool = True, **room: Any) -> "Engine":
-        """An engine of its own over the weights in this model's precision. several: steps are compiled for several
-        answers at a time too. room: fields of engine.EngineConfig."""
+    def make_engine(self, adapters: Mapping[str, Path] | None = None, *, several: bool = True, **room: Any) -> "Engine":
+        """An engine of its own over the weights in this model's precision.
+
+        adapters: folders by the names that answers ask for them by. several: steps are compiled for several answers at
+        a time too. room: fields of engine.EngineConfig. Raises BadInputError for an adapter that does not fit.
+        """
         from llm_journey.generation.engine import Engine, EngineConfig
         from llm_journey.generation.runner import Runner
 
         weights = "float32" if self.precision == "auto" else self.precision
         runner = Runner(self.decoder, weights)
+        for name, folder in (adapters or {}).items():
+            from llm_journey.finetuning.engine_adapter import read_engine_adapter
+
+            runner.add_adapter(name, read_engine_adapter(self.decoder, folder))
         if self._load is not None:
             self._decoder = None
             gc.collect()
@@ -201,6 +211,8 @@ class LanguageModel:
         """
         from llm_journey.generation.beam import BeamConfig, continue_text, wu_penalty
 
+        if self.adapter is not None:
+            raise BadInputError("beam search takes plain models; write one: journey adapters merge")
         config, ids = validate(BeamConfig, settings, "beam settings"), self.prompt_ids(text)
         new_tokens = config.max_new_tokens or self.sampling({}).max_new_tokens
         found = continue_text(
@@ -282,7 +294,14 @@ class LanguageModel:
         drafter = None if draft is None else self._drafter(draft, config)
 
         def submit() -> "Request":
-            return self.engine.submit(ids, config, stop_ids=self.stop_ids, constraint=constraint, drafter=drafter)
+            return self.engine.submit(
+                ids,
+                config,
+                stop_ids=self.stop_ids,
+                constraint=constraint,
+                drafter=drafter,
+                adapter=None if self.adapter is None else _ADAPTER,
+            )
 
         return Reply(self, submit, ids)
 
@@ -313,12 +332,15 @@ class LanguageModel:
         return f"<table>{cells}</table>"
 
 
-def open_model(name_or_path: str, precision: str = "auto", *, compile: bool | None = None) -> LanguageModel:
+def open_model(
+    name_or_path: str, precision: str = "auto", *, compile: bool | None = None, adapter: Path | None = None
+) -> LanguageModel:
     """The model of a run's name, a catalog name, a folder, or a GGUF file. A catalog model that is not on this machine
     is pulled, which is said on standard error.
 
     precision: of the weights that it answers with; auto: as many bits as its file holds (see `stored_precision`).
     compile: answer by compiled steps (generation.compiled), by none, or (None) where they were compiled before.
+    adapter: the folder of one to answer with, beside the weights (its answers are not compiled).
     Raises BadInputError that says what can be opened.
     """
     if precision not in get_args(Precision):
@@ -339,6 +361,7 @@ def open_model(name_or_path: str, precision: str = "auto", *, compile: bool | No
         stop_ids,
         precision=stored_precision(path, stored.decoder.config) if precision == "auto" else precision,  # type: ignore[arg-type]
         compile=compile,
+        adapter=adapter,
         load=lambda: read_decoder(path).decoder,
     )
 

@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +31,7 @@ def serve_models(
     port: int,
     key_file: Path | None = None,
     more_hosts: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     precision: str = "auto",
     compile: bool | None = None,
     settings: Sequence[str] = (),
@@ -37,6 +39,8 @@ def serve_models(
     on_start: Callable[[str, "Service"], None],
 ) -> None:
     """Open the models and answer until told to end. on_start: told the address once connections are taken.
+
+    adapters: "NAME=FOLDER" texts; each is served under its name, over the first model's weights.
 
     Raises BadInputError before anything is opened where a name, a key file or a limit is wrong, JourneyError where the
     address is taken.
@@ -55,7 +59,9 @@ def serve_models(
     bound_caches()
     try:
         service = _on_passing_thread(
-            lambda: make_service(names, config=config, precision=precision, compile=compile, log_prompts=log_prompts)
+            lambda: make_service(
+                names, adapters, config=config, precision=precision, compile=compile, log_prompts=log_prompts
+            )
         )
     except BaseException:
         listening.close()
@@ -92,6 +98,7 @@ def _on_passing_thread(work: Callable[[], T]) -> T:
 
 def make_service(
     names: Sequence[str],
+    adapters: Sequence[str] = (),
     *,
     config: "ServerConfig",
     precision: str = "auto",
@@ -103,6 +110,7 @@ def make_service(
 
     if len(set(names)) < len(names):
         raise BadInputError("a model is named twice")
+    wanted = _named_adapters(adapters)
     models: dict[str, ServedModel] = {}
     embedders: dict[str, ServedEmbedder] = {}
     for name in names:
@@ -111,21 +119,55 @@ def make_service(
             embedders[embedder.name] = served_embedder(embedder)
         else:
             model = open_model(name, precision, compile=compile)
-            models[model.name] = served_model(model, config)
+            taken = {model.name, *names} & wanted.keys()
+            if taken:
+                raise BadInputError(f"--adapter {taken.pop()!r}: a model is called so; give the adapter another name")
+            models[model.name] = served_model(model, config, wanted)
+            models |= served_adapters(models[model.name])
+            wanted = {}  # they belong to the first
+    if wanted:
+        raise BadInputError("--adapter needs a model that writes text")
     return Service(models, embedders, config, log_prompts)
 
 
-def served_model(model: "LanguageModel", config: "ServerConfig") -> "ServedModel":
-    """An opened model behind an engine of its own; the model itself may be let go of."""
+def served_model(
+    model: "LanguageModel", config: "ServerConfig", adapters: Mapping[str, Path] | None = None
+) -> "ServedModel":
+    """An opened model behind an engine of its own, which can compute with adapters too; the model itself may be let go
+    of."""
     from llm_journey.generation.worker import EngineWorker
     from llm_journey.serving.served import ServedModel
 
     engine = model.make_engine(
-        cache_tokens=config.cache_tokens, max_running=config.max_running, cache_dtype=config.cache_dtype
+        adapters=adapters or {},
+        cache_tokens=config.cache_tokens,
+        max_running=config.max_running,
+        cache_dtype=config.cache_dtype,
     )
     return ServedModel(
         model.name, model.tokenizer, EngineWorker(engine), model.defaults, model.stop_ids, int(time.time())
     )
+
+
+def served_adapters(model: "ServedModel") -> "dict[str, ServedModel]":
+    """The adapters of a model's engine as models by name."""
+    names = model.worker.engine.runner.adapters
+    return {name: replace(model, name=name, adapter=name, parent=model.name) for name in names}
+
+
+def _named_adapters(texts: Sequence[str]) -> dict[str, Path]:
+    """ "NAME=FOLDER" texts; the folder may be a run's name."""
+    from llm_journey.app.adapters import find_adapter
+
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not equals or not name or not place:
+            raise BadInputError(f"--adapter {text!r}: say NAME=FOLDER, the name that requests give as their model")
+        if name in found:
+            raise BadInputError(f"--adapter {name!r} is named twice")
+        found[name] = find_adapter(place)
+    return found
 
 
 def served_embedder(embedder: "Embedder") -> "ServedEmbedder":

@@ -23,6 +23,7 @@ GENERATE_EXAMPLES = examples(
 CHAT_EXAMPLES = examples(
     'journey chat MODEL "Which planets have rings?"',
     "journey chat MODEL --compile",
+    'journey chat smollm2-135m-instruct "Wake me at six" --adapter tool-calls',
     'journey chat MODEL "A city as JSON" --schema city.json --set max_new_tokens=100',
 )
 
@@ -51,6 +52,10 @@ Draft = Annotated[
         autocompletion=completion.models,
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", metavar="FOLDER", help="Answer with this adapter, or a run's, beside the weights."),
+]
 Schema = Annotated[
     Path | None, typer.Option("--schema", metavar="FILE", help="A JSON schema; the answer is JSON that it allows.")
 ]
@@ -70,6 +75,7 @@ def generate(
     regex: Regex = None,
     choices: Choices = None,
     draft: Draft = None,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Let a model go on from a text; an encoder fills each [MASK] of it, an encoder-decoder writes its answer."""
@@ -77,7 +83,11 @@ def generate(
     from llm_journey.app.opening import open_any
     from llm_journey.core.errors import BadInputError
 
-    opened, chosen = open_any(model, precision, compile=compile), _settings(settings, schema, regex, choices)
+    chosen = _settings(settings, schema, regex, choices)
+    if adapter is None:
+        opened = open_any(model, precision, compile=compile)
+    else:
+        opened = _adapted(model, precision, compile, adapter)
     if isinstance(opened, MaskFiller):
         _fill(opened, text, chosen, as_json)
         return
@@ -111,22 +121,22 @@ def chat(
     regex: Regex = None,
     choices: Choices = None,
     draft: Draft = None,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Talk with a model.
 
     Messages pass through its chat template. /new starts over, an empty line or Ctrl-D ends.
     """
-    from llm_journey.app.language_model import open_model
     from llm_journey.cli.output import say
     from llm_journey.core.errors import BadInputError
 
     if text is None and as_json:
         raise BadInputError("--json needs a message: journey chat MODEL TEXT --json")
-    opened, chosen = open_model(model, precision, compile=compile), _settings(settings, schema, regex, choices)
+    opened, chosen = _adapted(model, precision, compile, adapter), _settings(settings, schema, regex, choices)
     opened.sampling(chosen)
     guesser = _draft(draft)
-    if opened.run is not None and not opened.learned_chats:
+    if opened.run is not None and not opened.learned_chats and adapter is None:
         say(f"{opened.name} was trained on plain text, not on conversations: it goes on writing rather than answers")
     if text is None:
         _converse(opened, chosen, guesser)
@@ -137,6 +147,15 @@ def chat(
     _write(reply, as_json)
     if as_json:
         _print(reply, began, {"model": opened.name, "messages": [{"role": "user", "content": text}]})
+
+
+def _adapted(model: str, precision: str, compile: bool | None, adapter: str | None) -> "LanguageModel":
+    """The model, with an adapter where one is named."""
+    from llm_journey.app.adapters import find_adapter
+    from llm_journey.app.language_model import open_model
+
+    folder = None if adapter is None else find_adapter(adapter)
+    return open_model(model, precision, compile=compile, adapter=folder)
 
 
 def _fill(model: "MaskFiller", text: str, settings: dict[str, Any], as_json: bool) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SERVE_EXAMPLES = examples(
     "journey serve smollm2-135m-instruct --port 8000",
     "journey serve smollm2-135m-instruct all-minilm-l6-v2 --host 0.0.0.0 --api-key-file keys.txt",
+    "journey serve smollm2-135m-instruct --adapter calls=tool-calls",
     "journey serve quickstart --set max_running=4 --set max_new_tokens=512",
 )
 
@@ -40,6 +41,14 @@ def serve(
     allow_host: Annotated[
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="A further name that the server answers to; repeatable."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME=FOLDER",
+            help="Serve an adapter (or a run's) of the first MODEL under a name of its own; repeatable.",
+        ),
     ] = None,
     precision: Annotated[
         str,
@@ -84,6 +93,7 @@ def serve(
         port=port,
         key_file=key_file,
         more_hosts=allow_host or (),
+        adapters=adapter or (),
         precision=precision,
         compile=compile,
         settings=settings or (),

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_journey.core.errors import BadInputError
+from llm_journey.core.footprint import trim_heap
 from llm_journey.finetuning.config import ALL_LINEAR, LoraConfig
 from llm_journey.model.transformer import Transformer
 from llm_journey.quantization.layers import QuantizedEmbedding, QuantizedLinear
@@ -331,6 +332,8 @@ def remove(model: Transformer, *, merged: bool) -> None:
             model.head.load_state_dict({"weight": table_vd}, assign=True)
             model.config = replace(model.config, tied_embeddings=False)
         setattr(model.get_submodule(parent_path), attribute, layer.plain() if merged else layer.base)
+        if merged:
+            trim_heap()  # each merge leaves holes of several times its matrix
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, _Adapted]]:

@@ -32,6 +32,7 @@ class BlockPool:
         self._block_of: dict[_Known, int] = {}
         self._known: dict[int, tuple[_Known, int]] = {}  # block -> how it is known, the number of the prefix to its end
         self._next_prefix = _ROOT + 1
+        self._roots: dict[str, int] = {}  # of sequences that another computation fills the blocks of, by its name
 
     @property
     def num_free(self) -> int:
@@ -42,10 +43,13 @@ class BlockPool:
         """How many blocks hold so many positions."""
         return -(-num_positions // self.block_size)
 
-    def match(self, ids: Sequence[int]) -> list[int]:
-        """Take the blocks that hold the longest known beginning of `ids`, in order; only whole blocks are known."""
+    def match(self, ids: Sequence[int], kind: str | None = None) -> list[int]:
+        """Take the blocks that hold the longest known beginning of `ids`, in order; only whole blocks are known.
+
+        kind: what they are computed by, where that is not the model alone (an adapter); nothing is shared across kinds.
+        """
         table: list[int] = []
-        prefix = _ROOT
+        prefix = self._root(kind)
         for start in range(0, len(ids) - self.block_size + 1, self.block_size):
             block = self._block_of.get((prefix, tuple(ids[start : start + self.block_size])))
             if block is None:
@@ -65,9 +69,10 @@ class BlockPool:
             table.append(self._take(table[-1] + 1 if table else None))
         return True
 
-    def publish(self, table: Sequence[int], ids: Sequence[int], num_positions: int) -> None:
-        """Make a sequence's whole blocks known, now that `num_positions` of its tokens are in the cache."""
-        prefix = _ROOT
+    def publish(self, table: Sequence[int], ids: Sequence[int], num_positions: int, kind: str | None = None) -> None:
+        """Make a sequence's whole blocks known, now that `num_positions` of its tokens are in the cache. kind: as of
+        `match`."""
+        prefix = self._root(kind)
         for index in range(num_positions // self.block_size):
             block = table[index]
             if block == GONE:
@@ -97,6 +102,14 @@ class BlockPool:
         """Drop every known block that nobody holds."""
         while self._unused:
             self._drop(self._unused.popitem(last=False)[0])
+
+    def _root(self, kind: str | None) -> int:
+        if kind is None:
+            return _ROOT
+        if kind not in self._roots:
+            self._roots[kind] = self._next_prefix
+            self._next_prefix += 1
+        return self._roots[kind]
 
     def _give_back(self, block: int) -> None:
         if block == GONE:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm_journey.core.errors import JourneyError
+from llm_journey.core.errors import JourneyError, unknown_name
 from llm_journey.generation.blocks import BlockPool
 from llm_journey.generation.paged_cache import PagedCache
 from llm_journey.generation.prompt import FinishReason, check_prompt
@@ -132,6 +132,7 @@ class Engine:
         constraint: Constraint | None = None,
         drafter: Drafter | None = None,
         logprobs: int | None = None,
+        adapter: str | None = None,
         on_token: Callable[[Token], None] | None = None,
         on_finish: Callable[[FinishReason], None] | None = None,
     ) -> Request:
@@ -139,13 +140,16 @@ class Engine:
 
         The stop texts of `config` are for whoever turns ids into text (generation.stop). drafter: guesses tokens, for
         this request alone (default: as config.speculate says). logprobs: give each token's log-probability and so many
-        alternatives (default: config.logprobs). Raises BadInputError for an empty prompt,
-        an id outside the vocabulary, and a prompt longer than the context (with both counts).
+        alternatives (default: config.logprobs). adapter: one of the runner's, by name. Raises BadInputError for an
+        empty prompt, an id outside the vocabulary, a prompt longer than the context (with both counts), and an adapter
+        that is not there.
         """
+        if adapter is not None and adapter not in self.runner.adapters:
+            raise unknown_name("adapter", adapter, self.runner.adapters)
         check_prompt(ids, self.runner.config.vocab_size, self.runner.config.context)
         longest = min(self.runner.config.context, len(ids) + config.max_new_tokens)
         request = Request(
-            LiveSequence(list(ids), longest),
+            LiveSequence(list(ids), longest, adapter),
             config,
             len(ids),
             frozenset(stop_ids),
@@ -286,4 +290,10 @@ def _share(planned: Planned) -> Share:
     sequence = planned.sequence
     fresh = sequence.ids[sequence.computed : sequence.computed + planned.count]
     guesses = sequence.guesses
-    return Share(ids=[*fresh, *guesses], start=sequence.computed, table=sequence.table, all_logits=bool(guesses))
+    return Share(
+        ids=[*fresh, *guesses],
+        start=sequence.computed,
+        table=sequence.table,
+        all_logits=bool(guesses),
+        adapter=sequence.adapter,
+    )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_journey.core.errors import BadInputError, JourneyError
+from llm_journey.generation.adapters import Adapter, Place
 from llm_journey.generation.compiled import (
     MAX_ROWS,
     CompiledLayers,
@@ -57,13 +58,14 @@ WeightFormat = Literal["float32", "bfloat16", "int8", "int4"]
 class Share:
     """One sequence's rows in a pass: `ids`, which stand at positions `start` and after it; `table`: its blocks.
 
-    all_logits: logits of every row are wanted, not of the last alone.
+    all_logits: logits of every row are wanted, not of the last alone. adapter: the name of the one it is computed with.
     """
 
     ids: Sequence[int]
     start: int
     table: Sequence[int]
     all_logits: bool = False
+    adapter: str | None = None
 
     @property
     def stop(self) -> int:
@@ -92,6 +94,10 @@ class _Rows:
     mask: Tensor | None
 
 
+# An adapter and the rows that it is for.
+_Adapted = tuple[Adapter, Tensor]
+
+
 class Runner:
     """A decoder's weights in the form `weights`. The decoder itself is not changed, and may be let go of.
 
@@ -107,6 +113,7 @@ class Runner:
         self._rotary_pc = torch.empty(0, 0)
         self._compiled: dict[int, CompiledLayers] = {}  # by the number of sequences: 1, or 2 for several
         self._compiled_tail: CompiledTail | None = None
+        self._adapters: dict[str, Adapter] = {}
         self._norm = decoder.norm if isinstance(decoder.norm, nn.Identity) else _Norm(decoder.norm)
         self._head = self._head_product(decoder)
         self._gated = self.config.mlp == "swiglu"
@@ -117,6 +124,18 @@ class Runner:
         """Bytes of weights that one pass reads."""
         products = [p for layer in self._layers for p in (layer.qkv, layer.o, layer.up, layer.down)]
         return sum(product.num_bytes for product in (*products, self._head))
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names that `Share.adapter` may have."""
+        return list(self._adapters)
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Compute shares that name it with its updates. Raises BadInputError for a name that is taken."""
+        if name in self._adapters:
+            raise BadInputError(f"there is an adapter called {name!r} already; give the new one another name")
+        assert len(adapter) == len(self._layers)
+        self._adapters[name] = adapter
 
     @torch.inference_mode()
     def __call__(self, shares: Sequence[Share], cache: PagedCache) -> Tensor:
@@ -142,7 +161,7 @@ class Runner:
             return [list(range(len(shares)))]
         groups: list[list[int]] = [[], []]
         for index, share in enumerate(shares):
-            groups[len(share.ids) == 1].append(index)
+            groups[len(share.ids) == 1 and share.adapter is None].append(index)
         prompts, answers = groups
         answers.sort(key=lambda index: shares[index].stop)
         return [group for group in (prompts, *_by_length(answers, [shares[index].stop for index in answers])) if group]
@@ -213,15 +232,17 @@ class Runner:
         return [_parts(layer) for layer in self._layers]
 
     def _compiled_for(self, shares: Sequence[Share], cache: PagedCache) -> CompiledLayers | None:
-        if not self._compiled or not cache.plain or any(len(share.ids) != 1 for share in shares):
+        if not self._compiled or not cache.plain:
+            return None
+        if any(len(share.ids) != 1 or share.adapter is not None for share in shares):
             return None
         return self._compiled.get(min(len(shares), 2)) if len(shares) <= MAX_ROWS else None
 
     def _eager(self, x_nd: Tensor, rotary_n1c: Tensor | None, shares: Sequence[Share], cache: PagedCache) -> Tensor:
         """(R, D): all layers, and then the rows whose logits are wanted."""
-        rows = self._rows(shares, cache)
+        rows, adapted = self._rows(shares, cache), self._adapted(shares)
         for index, layer in enumerate(self._layers):
-            x_nd = self._block(x_nd, layer, index, rotary_n1c, rows, cache)
+            x_nd = self._block(x_nd, layer, index, rotary_n1c, rows, adapted, cache)
         wanted = [
             row
             for share, part in zip(shares, rows, strict=True)
@@ -261,6 +282,24 @@ class Runner:
             begin += count
         return found
 
+    def _adapted(self, shares: Sequence[Share]) -> list[_Adapted]:
+        begin, rows_of = 0, dict[str, list[int]]()
+        for share in shares:
+            if share.adapter is not None:
+                rows_of.setdefault(share.adapter, []).extend(range(begin, begin + len(share.ids)))
+            begin += len(share.ids)
+        return [(self._adapters[name], torch.tensor(rows, device=self.device)) for name, rows in rows_of.items()]
+
+    def _times(self, layer: _Layer, place: Place, x_nk: Tensor, index: int, adapted: Sequence[_Adapted]) -> Tensor:
+        """(N, M): the product at a place of a layer, with the updates of each row's adapter."""
+        product: Product = getattr(layer, place)
+        out_nm = product(x_nk)
+        for adapter, rows_i in adapted:
+            update = adapter[index].get(place)
+            if update is not None:
+                out_nm[rows_i] = update.of(x_nk[rows_i], out_nm[rows_i])
+        return out_nm
+
     def _block(
         self,
         x_nd: Tensor,
@@ -268,13 +307,15 @@ class Runner:
         index: int,
         rotary_n1c: Tensor | None,
         rows: Sequence[_Rows],
+        adapted: Sequence[_Adapted],
         cache: PagedCache,
     ) -> Tensor:
         if self.config.norm_placement == "pre":
-            x_nd = self._attention(layer.attention_norm(x_nd), layer, index, rotary_n1c, rows, cache).add_(x_nd)
-            return self._mlp(layer.mlp_norm(x_nd), layer).add_(x_nd)
-        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary_n1c, rows, cache))
-        return layer.mlp_norm(x_nd + self._mlp(x_nd, layer))
+            read_nd = layer.attention_norm(x_nd)
+            x_nd = self._attention(read_nd, layer, index, rotary_n1c, rows, adapted, cache).add_(x_nd)
+            return self._mlp(layer.mlp_norm(x_nd), layer, index, adapted).add_(x_nd)
+        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary_n1c, rows, adapted, cache))
+        return layer.mlp_norm(x_nd + self._mlp(x_nd, layer, index, adapted))
 
     def _attention(
         self,
@@ -283,10 +324,12 @@ class Runner:
         index: int,
         rotary_n1c: Tensor | None,
         rows: Sequence[_Rows],
+        adapted: Sequence[_Adapted],
         cache: PagedCache,
     ) -> Tensor:
         num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
-        all_nhe = layer.qkv(x_nd).view(len(x_nd), num_heads + 2 * num_kv_heads, self.config.head_width)
+        all_nhe = self._times(layer, "qkv", x_nd, index, adapted)
+        all_nhe = all_nhe.view(len(x_nd), num_heads + 2 * num_kv_heads, self.config.head_width)
         q_nhe, kv_nje = all_nhe[:, :num_heads], all_nhe[:, num_heads:]
         qk_nhe = all_nhe[:, : num_heads + num_kv_heads]
         if layer.q_norm is not None and layer.k_norm is not None:
@@ -298,14 +341,17 @@ class Runner:
         for part in rows:
             cache.write(index, part.write, kv_nje[part.rows])
             outs.append(_attend(q_nhe[part.rows], *cache.read(index, part.read), part.mask))
-        return layer.o(outs[0] if len(outs) == 1 else torch.cat(outs))
+        out_nd = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return self._times(layer, "o", out_nd, index, adapted)
 
-    def _mlp(self, x_nd: Tensor, layer: _Layer) -> Tensor:
-        up_nf = layer.up(x_nd)
+    def _mlp(self, x_nd: Tensor, layer: _Layer, index: int, adapted: Sequence[_Adapted]) -> Tensor:
+        up_nf = self._times(layer, "up", x_nd, index, adapted)
         if self._gated:
             gate_nf, up_nf = up_nf.chunk(2, dim=-1)
-            return layer.down(F.silu(gate_nf).mul_(up_nf))  # in place: large new arrays cost page faults
-        return layer.down(self._activation(up_nf))
+            up_nf = F.silu(gate_nf).mul_(up_nf)  # in place: large new arrays cost page faults
+        else:
+            up_nf = self._activation(up_nf)
+        return self._times(layer, "down", up_nf, index, adapted)
 
     def _layer(self, block: Block) -> _Layer:
         attention, mlp = block.attention, block.mlp

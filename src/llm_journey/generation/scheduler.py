@@ -20,6 +20,7 @@ class LiveSequence:
 
     ids: list[int]
     max_length: int  # of prompt and answer together
+    adapter: str | None = None  # what else than the model it is computed by
     computed: int = 0
     table: list[int] = field(default_factory=list)
     reused: int = 0  # tokens of the prompt that another sequence had computed
@@ -118,7 +119,7 @@ class Scheduler:
             if self.window is not None:
                 self.pool.release_before(sequence.table, sequence.computed + 1 - self.window)
             elif self.reuse:
-                self.pool.publish(sequence.table, sequence.ids, sequence.computed)
+                self.pool.publish(sequence.table, sequence.ids, sequence.computed, sequence.adapter)
 
     def __iter__(self) -> Iterator[LiveSequence]:
         yield from self.running
@@ -127,7 +128,7 @@ class Scheduler:
     def _match(self, sequence: LiveSequence) -> None:
         """Take over what is known of its beginning; the last token is always read, since its logits are wanted."""
         if self.reuse and self.window is None and not sequence.table:
-            sequence.table = self.pool.match(sequence.ids[:-1])
+            sequence.table = self.pool.match(sequence.ids[:-1], sequence.adapter)
             sequence.computed = len(sequence.table) * self.pool.block_size
             sequence.reused = sequence.computed
 

@@ -44,6 +44,7 @@ class _Submission:
                 stop_ids=self._served.stop_ids,
                 constraint=order.constraint,
                 logprobs=order.logprobs,
+                adapter=self._served.adapter,
                 on_token=tell,
                 on_finish=tell,
             )

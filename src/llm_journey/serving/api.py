@@ -73,6 +73,9 @@ class Service:
     def __post_init__(self) -> None:
         room = self.config.max_running + self.config.max_queue
         self.places = {name: Places(room) for name in (*self.models, *self.embedders)}
+        for name, model in self.models.items():  # whoever shares an engine shares its room
+            if model.parent is not None:
+                self.places[name] = self.places[model.parent]
         self.metrics = Metrics(list(self.models.values()))
 
     def model(self, name: str) -> ServedModel:
@@ -101,7 +104,10 @@ class Service:
     def cards(self) -> list[ModelCard]:
         """What is served."""
         served: list[ServedModel | ServedEmbedder] = [*self.models.values(), *self.embedders.values()]
-        return [ModelCard(id=each.name, created=each.created, kind=each.kind, context=each.context) for each in served]
+        return [
+            ModelCard(id=each.name, created=each.created, kind=each.kind, context=each.context, parent=each.parent)
+            for each in served
+        ]
 
     def _check_open(self) -> None:
         if self.draining:

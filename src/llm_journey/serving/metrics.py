@@ -16,7 +16,7 @@ class Metrics:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.registry = CollectorRegistry()
-        self._models = models
+        self._models = [model for model in models if model.parent is None]
         self.requests = self._counter("requests", "Requests by route and status.", "route", "status")
         self.seconds = self._histogram("request_seconds", "From a request to the end of its answer.", "route")
         self.first_token = self._histogram("first_token_seconds", "From a prompt to its first token.", "model")

@@ -27,7 +27,7 @@ class ErrorAnswer(Answer):
 
 
 class ModelCard(Answer):
-    """A model that is served. context and kind are ours."""
+    """A model that is served. parent: the model that it is an adapter of. context, kind and parent are ours."""
 
     id: str
     object: Literal["model"] = "model"
@@ -35,6 +35,7 @@ class ModelCard(Answer):
     owned_by: str = "llm-journey"
     kind: Literal["chat", "completion", "embedding"]
     context: int
+    parent: str | None = None
 
 
 class ModelList(Answer):

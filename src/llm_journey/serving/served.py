@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ServedModel:
-    """A decoder behind an engine. defaults: its own sampling settings. stop_ids: what ends its texts."""
+    """A decoder behind an engine. defaults: its own sampling settings. stop_ids: what ends its texts.
+
+    adapter: of the engine's runner, which this model's answers are computed with; parent: the model that it adapts,
+    with which it shares the engine.
+    """
 
     name: str
     tokenizer: Tokenizer
@@ -24,6 +28,8 @@ class ServedModel:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     stop_ids: frozenset[int] = frozenset()
     created: int = 0
+    adapter: str | None = None
+    parent: str | None = None
 
     @property
     def context(self) -> int:
@@ -72,3 +78,4 @@ class ServedEmbedder:
     context: int
     created: int = 0
     kind: Literal["embedding"] = "embedding"
+    parent: None = None

@@ -19,7 +19,6 @@ from llm_journey.checkpoint.model_folder import load_state, write_model_files
 from llm_journey.checkpoint.tensor_files import read_tensors
 from llm_journey.checkpoint.training_state import TRAINED, write_trained
 from llm_journey.core.errors import BadInputError
-from llm_journey.core.footprint import trim_heap
 from llm_journey.finetuning.lora import inject, remove
 from llm_journey.finetuning.peft_format import write_adapter_files
 from llm_journey.finetuning.prompt import (
@@ -124,4 +123,3 @@ def finish(model: Model) -> None:
     if isinstance(model, Decoder) and isinstance(model.embed, PromptedEmbedding):
         merge_prompt(model)
     remove(model, merged=True)
-    trim_heap()
