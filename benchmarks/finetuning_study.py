@@ -6,9 +6,10 @@
 The task is the recipe `tool-calls`: generated requests, a tenth of them held out, 100 of which the model answers by
 itself before and after; an answer is right where its JSON is the expected call. Every run is a process of its own, for
 the memory that it takes at most until it is trained and validated, and of at most 8 minutes. As in its paper, QLoRA
-recomputes activations (gradient checkpointing); "full, checkpointed" is full fine-tuning that does so too. Finished runs are used as they are, so that the study can be stopped
-and gone on with. Learning rates were looked at on seed 3, which is none of the study's (the prompt's is a guess). Exit
-code 1 where LoRA has less than 90% of full fine-tuning's gain, or QLoRA more than 45% of its peak memory.
+recomputes activations (gradient checkpointing); "full, checkpointed" is full fine-tuning that does so too. Finished
+runs are used as they are, so that the study can be stopped and gone on with. Learning rates were looked at on seed 3,
+which is none of the study's (the prompt's is a guess). Exit code 1 where LoRA has less than 90% of full fine-tuning's
+gain, or QLoRA more than 45% of its peak memory.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from llm_journey.cli.options import Json, Model, examples
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Models: list, pull, show, import.",
+    help="Models: list, pull, show, import, merge.",
     epilog=examples("journey models list", "journey models pull smollm2-135m-instruct"),
 )
 
@@ -87,3 +87,54 @@ def import_model(
         print_json({"source": source, "path": str(folder)})
     else:
         output().print(str(folder), markup=False, soft_wrap=True)
+
+
+@app.command(
+    epilog=examples(
+        "journey models merge one two --out both",
+        "journey models merge one two --method slerp --weight 0.3 --weight 0.7 --out between",
+        "journey models merge one two --method ties --base small --density 0.3 --out both --json",
+    )
+)
+def merge(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Runs' names, catalog names or folders, of one shape and one tokenizer.",
+            show_default=False,
+            autocompletion=completion.models,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.", show_default=False)],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="linear, slerp, task-arithmetic or ties.")
+    ] = "linear",
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="What they were trained from, of task-arithmetic and ties."),
+    ] = None,
+    weights: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--weight", metavar="NUMBER", help="Of each model in turn; a task's may be negative, which unlearns it."
+        ),
+    ] = None,
+    density: Annotated[
+        float, typer.Option("--density", metavar="SHARE", help="Of ties: the share of each change that is kept.")
+    ] = 0.2,
+    as_json: Json = False,
+) -> None:
+    """Make one model of several, by arithmetic on their weights; nothing is trained.
+
+    What was written is opened again and compared; how far each of the models lies from it stands in certificate.json.
+    """
+    from llm_journey.app.merging import merge_models
+    from llm_journey.cli.output import show_facts
+    from llm_journey.core.console import print_json
+
+    found = merge_models(models, out, method=method, base=base, weights=weights or None, density=density)
+    if as_json:
+        print_json(found.describe())
+    else:
+        show_facts(found.rows())
