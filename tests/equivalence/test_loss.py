@@ -11,7 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_journey.model.loss import IGNORED, linear_cross_entropy, next_token_loss
+from llm_journey.model.loss import (
+    IGNORED,
+    distillation_loss,
+    linear_cross_entropy,
+    linear_distillation,
+    next_token_loss,
+)
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 2e-6, 1e-6
 
@@ -118,3 +124,42 @@ def test_a_weight_that_is_not_trained_has_no_gradient_and_ignored_positions_cost
     assert hidden_nd.grad is not None and torch.allclose(hidden_nd.grad, gradient, atol=1e-6)
     nothing = linear_cross_entropy(hidden_nd, weight_vd, torch.full((40,), IGNORED))
     assert float(nothing) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tokens=st.integers(1, 30),
+    vocabulary=st.integers(2, 40),
+    chunk=st.integers(1, 35),
+    ignored=st.sampled_from([0.0, 0.4, 1.0]),
+    temperature=st.sampled_from([0.5, 1.0, 4.0]),
+    weight=st.sampled_from([0.1, 0.5, 1.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_distillation_in_chunks_is_the_formula_and_pytorchs(
+    tokens: int, vocabulary: int, chunk: int, ignored: float, temperature: float, weight: float, seed: int
+) -> None:
+    hidden, matrix, targets = _inputs(tokens, vocabulary, ignored, seed)
+    teacher_hidden, teacher_matrix, _ = (part.detach() for part in _inputs(tokens, vocabulary, 0.0, seed + 1))
+    logits, teacher = hidden @ matrix.T, teacher_hidden @ teacher_matrix.T
+    choices = {"temperature": temperature, "weight": weight}
+    forms = {
+        "chunks": linear_distillation(hidden, matrix, teacher_hidden, teacher_matrix, targets, chunk=chunk, **choices),
+        "formula": distillation_loss(logits.flatten(0, 1), teacher.flatten(0, 1), targets.flatten(), **choices),
+    }
+    logits, counts = hidden @ matrix.T, targets != IGNORED
+    divergence = torch.zeros(())
+    if bool(counts.any()):
+        divergence = F.kl_div(
+            F.log_softmax(logits[counts] / temperature, -1),
+            F.log_softmax(teacher[counts] / temperature, -1),
+            log_target=True,
+            reduction="batchmean",
+        )
+    expected = (1 - weight) * _reference(logits, targets, 0.0) + weight * temperature**2 * divergence
+    expected_gradients = torch.autograd.grad(expected, (hidden, matrix), allow_unused=True, materialize_grads=True)
+    for name, loss in forms.items():
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: n + m)
+        for found, wanted in zip(torch.autograd.grad(loss, (hidden, matrix)), expected_gradients, strict=True):
+            scale = max(1.0, float(wanted.abs().max()))
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * scale)

@@ -19,10 +19,17 @@ def find_base(recipe: Recipe) -> Path | None:
     return None if recipe.base is None else find_text_model(recipe.base)
 
 
+def find_teacher(recipe: Recipe) -> Path | None:
+    """`find_base` for the teacher of a recipe that distills."""
+    from llm_journey.app.language_model import find_text_model
+
+    return None if recipe.distill is None else find_text_model(recipe.distill.teacher)
+
+
 def base_tokenizer(recipe: Recipe) -> "Tokenizer | None":
-    """The tokenizer of the recipe's base, None where it has none."""
+    """The tokenizer that the recipe takes from its base, else from its teacher; None where it has neither."""
     from llm_journey.checkpoint.decoders import read_decoder
     from llm_journey.training.methods import tokenizer_for
 
-    path = find_base(recipe)
+    path = find_base(recipe) or find_teacher(recipe)
     return None if path is None else tokenizer_for(recipe, read_decoder(path).tokenizer)

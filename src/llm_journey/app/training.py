@@ -101,7 +101,7 @@ def write_reply(model: "Model", tokenizer: "Tokenizer", prompt: str) -> str:
 
 
 def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) -> TrainedRun:
-    from llm_journey.app.bases import find_base
+    from llm_journey.app.bases import find_base, find_teacher
     from llm_journey.app.language_model import stop_ids_of
     from llm_journey.datasets.made_chats import MADE_CHATS
     from llm_journey.evaluation.answers import answer_figures
@@ -114,13 +114,23 @@ def _train(recipe: Recipe, directory: Path, resume: bool, observer: Observer) ->
     wanted += [part.source for part in (recipe.replay, recipe.forgetting) if part is not None]
     for each in wanted:
         pull_source(each, observer)
-    base, sampler = find_base(recipe), write_reply if recipe.stage == "sft" else write_sample
+    base, teacher = find_base(recipe), find_teacher(recipe)
+    sampler = write_reply if recipe.stage == "sft" else write_sample
     judge = answer_figures(recipe.chats.scored, partial(stop_ids_of, {})) if recipe.chats.scored else pair_figures
     if recipe.training.seconds is not None:
         _warn_where_busy(observer)
     saved_before = _saved_model(directory)
     try:
-        train(recipe, directory, base=base, resume=resume, observer=observer, sampler=sampler, judge=judge)
+        train(
+            recipe,
+            directory,
+            base=base,
+            teacher=teacher,
+            resume=resume,
+            observer=observer,
+            sampler=sampler,
+            judge=judge,
+        )
     except BaseException as error:
         if isinstance(error, Exception) and _saved_model(directory) != saved_before:
             raise JourneyError(
@@ -194,6 +204,9 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
 
     if recipe.base is not None and Path(recipe.base).expanduser().exists():
         recipe = replace(recipe, base=str(Path(recipe.base).expanduser().absolute()))
+    if recipe.distill is not None and Path(recipe.distill.teacher).expanduser().exists():
+        teacher = str(Path(recipe.distill.teacher).expanduser().absolute())
+        recipe = replace(recipe, distill=replace(recipe.distill, teacher=teacher))
     stream = recipe.training.stream
     if stream is not None and stream not in CATALOG and local_files(stream):
         stream = str(Path(stream).expanduser().absolute())

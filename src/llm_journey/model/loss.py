@@ -85,6 +85,97 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden_grad_nd * grads[0], weight_grad, None, None, None
 
 
+def distillation_loss(
+    logits_nv: Tensor, teacher_nv: Tensor, targets_n: Tensor, *, temperature: float, weight: float
+) -> Tensor:
+    """(1 - w) CE(student) + w T^2 KL(teacher || student), both softened by T in the second term; mean over targets.
+
+    Hinton et al. 2015, section 2: T^2 keeps the two terms' gradients of one size whatever T is.
+    """
+    counts_n = targets_n != IGNORED
+    teacher_nv = (teacher_nv.float() / temperature).log_softmax(-1)
+    student_nv = (logits_nv.float() / temperature).log_softmax(-1)
+    divergence_n = (teacher_nv.exp() * (teacher_nv - student_nv)).sum(-1)
+    mean = (divergence_n * counts_n).sum() / counts_n.sum().clamp(min=1)
+    return (1 - weight) * next_token_loss(logits_nv, targets_n) + weight * temperature**2 * mean
+
+
+def linear_distillation(
+    hidden_btd: Tensor,
+    weight_vd: Tensor,
+    teacher_btd: Tensor,
+    teacher_vd: Tensor,
+    targets_bt: Tensor,
+    *,
+    temperature: float,
+    weight: float,
+    chunk: int = 256,
+) -> Tensor:
+    """`distillation_loss` of hidden @ weight.T and the teacher's own, in chunks of tokens; see `linear_cross_entropy`.
+
+    Nothing of the teacher gets a gradient.
+    """
+    hidden_nd, teacher_nd, targets_n = hidden_btd.flatten(0, -2), teacher_btd.flatten(0, -2), targets_bt.flatten()
+    counts_n = targets_n != IGNORED
+    total: Tensor = _LinearDistillation.apply(  # type: ignore[no-untyped-call]
+        *(hidden_nd[counts_n], weight_vd, teacher_nd[counts_n], teacher_vd, targets_n[counts_n]),
+        *(temperature, weight, chunk),
+    )
+    return total
+
+
+class _LinearDistillation(torch.autograd.Function):
+    """Of logits z: d/dz = (1 - w) (softmax(z) - target) + w T (softmax(z / T) - teacher's)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_nd: Tensor,
+        weight_vd: Tensor,
+        teacher_nd: Tensor,
+        teacher_vd: Tensor,
+        targets_n: Tensor,
+        temperature: float,
+        weight: float,
+        chunk: int,
+    ) -> Tensor:
+        count = max(len(targets_n), 1)
+        hidden_grad_nd = torch.empty_like(hidden_nd)
+        weight_grad_vd = torch.zeros_like(weight_vd) if ctx.needs_input_grad[1] else None
+        hidden_nd, weight_vd, teacher_nd, teacher_vd = (
+            _for_products(tensor) for tensor in (hidden_nd, weight_vd, teacher_nd, teacher_vd)
+        )
+        total = torch.zeros((), dtype=torch.float32, device=hidden_nd.device)
+        for start in range(0, hidden_nd.shape[0], chunk):
+            part = slice(start, start + chunk)
+            hidden_cd, index_c1 = hidden_nd[part], targets_n[part, None]
+            logits_cv = (hidden_cd @ weight_vd.T).float()
+            teacher_cv = (teacher_nd[part] @ teacher_vd.T).float().div_(temperature).log_softmax(-1)
+            student_cv = (logits_cv / temperature).log_softmax(-1)
+            softened_cv = student_cv.exp().sub_(teacher_cv.exp())  # softmax(z / T) - teacher's
+            divergence = (teacher_cv.exp() * (teacher_cv - student_cv)).sum()
+            log_shares_cv = logits_cv.log_softmax(-1)
+            entropy = -log_shares_cv.gather(1, index_c1).sum()
+            total += (1 - weight) * entropy + weight * temperature**2 * divergence
+            gradient_cv = log_shares_cv.exp_()
+            gradient_cv.scatter_add_(1, index_c1, gradient_cv.new_full(index_c1.shape, -1.0))
+            gradient_cv.mul_(1 - weight).add_(softened_cv, alpha=weight * temperature)
+            gradient_cv = gradient_cv.to(weight_vd.dtype)
+            hidden_grad_nd[part] = gradient_cv @ weight_vd
+            if weight_grad_vd is not None:
+                weight_grad_vd += gradient_cv.T @ hidden_cd
+        ctx.save_for_backward(
+            hidden_grad_nd.div_(count), None if weight_grad_vd is None else weight_grad_vd.div_(count)
+        )
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad_nd, weight_grad_vd = ctx.saved_tensors
+        weight_grad = None if weight_grad_vd is None else weight_grad_vd * grads[0]
+        return hidden_grad_nd * grads[0], weight_grad, None, None, None, None, None, None
+
+
 def _for_products(tensor: Tensor) -> Tensor:
     """In the type that autocast gives to matrix products, where it is on; sums over chunks stay in the type before."""
     kind = tensor.device.type

@@ -133,6 +133,31 @@ class ForgettingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """A teacher whose distributions are learned beside the tokens themselves (training.distillation).
+
+    teacher: a model of the same tokenizer; without `base` the student is new and takes the teacher's. weight: of the
+    teacher's term; temperature: what both distributions are softened by. layers: the student begins as `base` with so
+    many of its blocks (null: with all).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    teacher: str
+    weight: float = 0.5
+    temperature: float = 1.0
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"weight must lie above 0 and at most at 1, not {self.weight}")
+        if not 0 < self.temperature < 1000:
+            raise ValueError(f"temperature must lie above 0, not {self.temperature}")
+        if self.layers is not None and self.layers < 1:
+            raise ValueError(f"layers must be at least 1, or null for all, not {self.layers}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides a run: data, tokenizer, model, training, and the seed of all that is drawn.
 
@@ -144,7 +169,8 @@ class Recipe:
     stage: pretrain learns running text, sft the assistant's turns of chats (`chats`; of `data` the source, the number
     and the split count). method: full trains every weight but those that `frozen` names by pattern; lora an adapter
     beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4), prompt a few embeddings before
-    each chat (`prompt`). replay mixes general text in, forgetting measures what is lost of it.
+    each chat (`prompt`). replay mixes general text in, forgetting measures what is lost of it. distill: learn from a
+    teacher's distributions too.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -162,6 +188,7 @@ class Recipe:
     frozen: tuple[str, ...] = ()
     replay: ReplayConfig | None = None
     forgetting: ForgettingConfig | None = None
+    distill: DistillConfig | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
     training: TrainingConfig
@@ -175,6 +202,7 @@ class Recipe:
             raise ValueError(f"seed must not be negative, not {self.seed}")
         self._check_objective()
         self._check_stage()
+        self._check_distill()
 
     def _check_stage(self) -> None:
         fine_tunes = {"stage": self.stage != "pretrain", "method": self.method != "full", "frozen": bool(self.frozen)}
@@ -200,6 +228,18 @@ class Recipe:
             raise ValueError("method prompt stands in front of chats: stage sft")
         if self.is_adapted and self.frozen:
             raise ValueError(f"method {self.method} freezes everything but its adapter; leave out frozen")
+
+    def _check_distill(self) -> None:
+        if self.distill is None:
+            return
+        if self.objective != "next_token":
+            raise ValueError(f"distill goes with objective next_token, not {self.objective}")
+        if self.training.label_smoothing:
+            raise ValueError("distill softens its targets itself; leave out training.label_smoothing")
+        if self.method == "prompt":
+            raise ValueError("distill needs one tokenizer on both sides; method prompt adds tokens")
+        if self.distill.layers is not None and self.base is None:
+            raise ValueError("distill.layers counts the blocks of base; give base")
 
     @property
     def is_adapted(self) -> bool:

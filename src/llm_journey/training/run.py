@@ -21,17 +21,17 @@ import torch
 from llm_journey.checkpoint.decoders import StoredDecoder, read_decoder
 from llm_journey.checkpoint.model_folder import save_model
 from llm_journey.checkpoint.tensor_files import writing
-from llm_journey.checkpoint.training_state import Checkpoint, latest_checkpoint, save_checkpoint
+from llm_journey.checkpoint.training_state import latest_checkpoint, save_checkpoint
 from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.datasets.chat_loader import ChatShards
 from llm_journey.model.blocks import recompute
-from llm_journey.model.config import TransformerConfig
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training import methods
+from llm_journey.training.distillation import distilling, shallower
 from llm_journey.training.early_stopping import EarlyStopping
 from llm_journey.training.forgetting import general_perplexity, general_rows
 from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes, prepare_inputs
@@ -40,6 +40,7 @@ from llm_journey.training.objectives import objective_of
 from llm_journey.training.observer import Observer
 from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
+from llm_journey.training.resuming import check_fingerprints, check_same_recipe
 from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops, peak_memory
 from llm_journey.training.tracker import JsonlTracker, make_trackers
@@ -66,6 +67,7 @@ def train(
     run_directory: Path,
     *,
     base: Path | None = None,
+    teacher: Path | None = None,
     resume: bool = False,
     observer: Observer | None = None,
     sampler: Sampler | None = None,
@@ -73,25 +75,33 @@ def train(
 ) -> RunResult:
     """Train the model of `recipe` in `run_directory`; with `resume`, go on from its newest whole checkpoint.
 
-    base: where the model that `recipe.base` names lies, a folder or a GGUF file. A resumed run takes exactly the steps
-    that the uninterrupted one would have taken (with a budget in seconds their number and learning rates follow the
-    clock); a finished one is left as it is. Its recipe may differ from the saved one in how long to train and what to
-    show meanwhile. Raises BadInputError for a recipe or data that
-    do not fit (the folder is then as it was), and JourneyError where files cannot be written or training diverges; the
-    run's status is then "failed".
+    base, teacher: where the models that `recipe.base` and `recipe.distill` name lie, folders or GGUF files. A resumed
+    run takes exactly the steps that the uninterrupted one would have taken (with a budget in seconds their number and
+    learning rates follow the clock); a finished one is left as it is. Its recipe may differ from the saved one in how
+    long to train and what to show meanwhile. Raises BadInputError for a recipe or data that do not fit (the folder is
+    then as it was), and JourneyError where files cannot be written or training diverges; the run's status is then
+    "failed".
     """
     observer = observer or Observer()
     if resume:
         folder = RunFolder.open(run_directory)
-        _check_same_recipe(load_recipe(run_directory), recipe, run_directory)
+        check_same_recipe(load_recipe(run_directory), recipe, run_directory)
     else:
         folder = RunFolder.new(run_directory)
-    start = None if recipe.base is None else _read_base(recipe, base)
+    start = None if recipe.base is None else _read_base(recipe.base, base)
+    guide = None if recipe.distill is None else _read_base(recipe.distill.teacher, teacher)
+    if start is not None and recipe.distill is not None and recipe.distill.layers is not None:
+        shallower(start.decoder, recipe.distill.layers)
     recipe = recipe if start is None else recipe.with_base(start.decoder.config)
     tokenizer = None if start is None else methods.tokenizer_for(recipe, start.tokenizer)
+    if guide is not None:
+        if tokenizer is None:  # a new student, over the teacher's tokens
+            tokenizer, size = guide.tokenizer, guide.decoder.config.vocab_size
+            recipe = replace(recipe, model=replace(recipe.model, vocab_size=size))
+        _check_teacher(recipe, tokenizer, guide)
     inputs = prepare_inputs(recipe, base=tokenizer, observer=observer)
     recipe = recipe if start is not None else recipe.with_vocabulary(inputs.tokenizer.vocab_size)
-    run = _Run(recipe, folder, inputs, start, observer, sampler, judge)
+    run = _Run(recipe, folder, inputs, start, guide, observer, sampler, judge)
     resume_step = run.restore() if resume else None
     if run.complete:
         observer.message(f"{run_directory} is finished; to go on, give it a larger budget: --set training.steps=...")
@@ -120,6 +130,7 @@ class _Run:
         folder: RunFolder,
         inputs: Inputs,
         start: StoredDecoder | None,
+        guide: StoredDecoder | None,
         observer: Observer,
         sampler: Sampler | None,
         judge: Judge | None,
@@ -148,7 +159,11 @@ class _Run:
             self.flops_per_token /= 2
         torch.manual_seed(recipe.seed)
         model: Model = make_model(recipe.model) if start is None else start.decoder
-        self.base_fingerprint = None if start is None else _fingerprint(model)
+        self.started_from = {} if start is None else {"base": _fingerprint(model)}
+        loss = self.objective.loss
+        if guide is not None and recipe.distill is not None:
+            self.started_from |= {"teacher": _fingerprint(guide.decoder)}
+            loss = distilling(guide.decoder.to(device).eval(), recipe.distill)
         methods.prepare(model, recipe, inputs.tokenizer)
         model = model.to(device)
         if recipe.training.gradient_checkpointing:
@@ -159,7 +174,7 @@ class _Run:
         self.general_nt = None
         if recipe.forgetting is not None:
             self.general_nt = general_rows(recipe.forgetting, inputs.tokenizer, recipe.row_length)
-        self.trainer = Trainer(recipe, model, loader, precision, self.objective.loss)
+        self.trainer = Trainer(recipe, model, loader, precision, loss)
         self.early_stopping = EarlyStopping(recipe.training.early_stopping)
         self.stop_requested = False
 
@@ -169,7 +184,7 @@ class _Run:
         if checkpoint is None:
             self.observer.message("no checkpoint was finished yet; the run begins again")
             return -1
-        _check_fingerprints(checkpoint, self.fingerprints(), self.folder.directory)
+        check_fingerprints(checkpoint, self.fingerprints(), self.folder.directory)
         self.trainer.restore(checkpoint.model, checkpoint.optimizer, checkpoint.state["trainer"])
         patience = self.recipe.training.early_stopping
         if patience is None or (self.folder.directory / BEST).is_dir():
@@ -178,9 +193,8 @@ class _Run:
         return checkpoint.step
 
     def fingerprints(self) -> dict[str, str]:
-        """What a resumed run must find as it was: data, tokenizer, and the model that an adapter belongs to."""
-        base = {} if self.base_fingerprint is None else {"base": self.base_fingerprint}
-        return self.inputs.fingerprints() | base
+        """What a resumed run must find as it was: data, tokenizer, and the models that it goes on and learns from."""
+        return self.inputs.fingerprints() | self.started_from
 
     @property
     def complete(self) -> bool:
@@ -407,67 +421,35 @@ class _Run:
                 signal.signal(number, handler)
 
 
-def _check_same_recipe(saved: Recipe, given: Recipe, directory: Path) -> None:
-    """Only how long to train, and what is shown meanwhile, may change between a run and its continuation."""
-    free = {
-        name: getattr(given.training, name)
-        for name in (
-            "steps",
-            "tokens",
-            "seconds",
-            "validations",
-            "checkpoints",
-            "keep_checkpoints",
-            "early_stopping",
-            "trackers",
-            "sample_prompts",
-            "log_every",
-            "compile",
-        )
-    }
-    expected = configuration.dump(replace(saved, training=replace(saved.training, **free)))
-    # The shape of a base, and the size that a tokenizer came to, are no choices of a recipe.
-    model = replace(given.model, vocab_size=saved.model.vocab_size)
-    if saved.base is not None and given.model == TransformerConfig():
-        model = saved.model
-    found = configuration.dump(replace(given, name=saved.name, model=model))
-    expected["name"] = found["name"]
-    for key, (old, new) in _differences(expected, found, ""):
-        raise BadInputError(
-            f"{directory}: cannot resume with another {key} ({old!r} before, {new!r} now); start a new run instead"
-        )
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in {**old, **new}:
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield key, (old, new)
-
-
 def _precision_name(recipe: Recipe, folder: RunFolder, device: torch.device) -> str:
     """The recipe's precision; "auto" stays what it was when the run began, whatever machine goes on with it."""
     name, begun = recipe.training.precision, folder.information.get("precision")
     return pick_precision(begun if name == "auto" and begun else name, device)
 
 
-def _check_fingerprints(checkpoint: Checkpoint, fingerprints: Mapping[str, str], directory: Path) -> None:
-    """Refuse to go on with other data, or beside another model, than the run began with (NeMo-RL#2519)."""
-    for name, found in fingerprints.items():
-        expected = checkpoint.state["fingerprints"].get(name)
-        if expected != found:
-            what = "the model that it goes on from" if name == "base" else "the data"
-            raise BadInputError(
-                f"{directory}: the {name} fingerprint was {expected} and is now {found}; "
-                f"{what} changed under the run: restore it, or start a new run"
-            )
-
-
-def _read_base(recipe: Recipe, path: Path | None) -> StoredDecoder:
+def _read_base(name: str, path: Path | None) -> StoredDecoder:
     if path is None:
-        raise BadInputError(f"the recipe goes on from {recipe.base}; say where that model lies")
+        raise BadInputError(f"the recipe needs the model {name}; say where it lies")
     return read_decoder(path)
+
+
+def _check_teacher(recipe: Recipe, tokenizer: Tokenizer, teacher: StoredDecoder) -> None:
+    """Raise BadInputError where the student's and the teacher's distributions are not over the same tokens."""
+    assert recipe.distill is not None
+    name, size = recipe.distill.teacher, teacher.decoder.config.vocab_size
+    if tokenizer.fingerprint != teacher.tokenizer.fingerprint:
+        raise BadInputError(
+            f"distill.teacher {name} has another tokenizer than base {recipe.base}; take one with the same"
+        )
+    if recipe.model.vocab_size != size:
+        raise BadInputError(
+            f"distill.teacher {name} has {size} rows in its vocabulary, the student {recipe.model.vocab_size}"
+        )
+    if recipe.row_length > teacher.decoder.config.context:
+        raise BadInputError(
+            f"rows have {recipe.row_length} tokens, distill.teacher {name} reads {teacher.decoder.config.context}: set "
+            "training.context"
+        )
 
 
 def _ends(inputs: Inputs, generation: Mapping[str, Any]) -> dict[str, Any]:
