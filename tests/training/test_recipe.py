@@ -35,7 +35,7 @@ def test_there_are_shipped_recipes() -> None:
         (
             _mapping(trainng={}),
             "unknown key 'trainng'; allowed: name, seed, stage, method, base, objective, data, chats, adapter, prompt, "
-            "frozen, replay, forgetting, tokenizer, model, training",
+            "frozen, replay, forgetting, vocabulary, distill, tokenizer, model, training",
         ),
         (_mapping(model={"widht": 8}), "unknown key 'model.widht'; allowed: vocab_size, width"),
         (

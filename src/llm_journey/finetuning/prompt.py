@@ -58,19 +58,9 @@ def prompt_tokenizer(tokenizer: Tokenizer, config: PromptConfig) -> Tokenizer:
     if not set(names).isdisjoint(tokenizer.special_tokens):
         raise BadInputError("the model has a tuned prompt already; go on from the model that it was made from")
     first = tokenizer.vocab_size
-    return Tokenizer(
-        tokenizer.vocabulary,
-        tokenizer.merges,
+    return tokenizer.changed(
         special_tokens=tokenizer.special_tokens | {name: first + number for number, name in enumerate(names)},
-        pattern=tokenizer.pattern,
-        roles=tokenizer.roles,
         chat_template="".join(names) + tokenizer.chat_template,
-        whole_words_first=tokenizer.whole_words_first,
-        compose=tokenizer.compose,
-        visible_tokens=tokenizer.visible_tokens,
-        adds_begin=tokenizer.adds_begin,
-        adds_end=tokenizer.adds_end,
-        takes_space=tokenizer.takes_space,
     )
 
 

@@ -12,6 +12,7 @@ _FIGURES = {
     "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
     "general_perplexity": "perplexity of general text (forgetting)",
+    "general_bits_per_byte": "bits per byte of general text (forgetting)",
 }
 _MOST_CHARACTERS = 600
 

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import regex
 
@@ -36,6 +37,10 @@ class Roles:
     end: str | None = END_TOKEN
     begin: str | None = END_TOKEN
     padding: str | None = END_TOKEN
+
+
+_PARTS = ("vocabulary", "merges", "special_tokens", "pattern", "roles", "chat_template", "whole_words_first", "compose")
+_PARTS += ("visible_tokens", "adds_begin", "adds_end", "takes_space")
 
 
 class Tokenizer:
@@ -168,6 +173,16 @@ class Tokenizer:
         with ThreadPoolExecutor(min(len(slices), usable_cores())) as pool:
             encoded = pool.map(lambda part: [self.encode(text, allow_special=allow_special) for text in part], slices)
             return [ids for part in encoded for ids in part]
+
+    def encode_word(self, word: bytes) -> list[int]:
+        """The ids of one pre-token, whatever text it was cut from; its bytes need not be UTF-8."""
+        word = word.translate(None, self._missing)
+        return self._core.encode_word(word) if word else []
+
+    def changed(self, **parts: Any) -> "Tokenizer":
+        """This tokenizer with some of the constructor's parts replaced."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in _PARTS}
+        return Tokenizer(**own | parts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """The ids of any byte string: as `encode` where it is UTF-8; stray bytes count as symbols, not as letters."""

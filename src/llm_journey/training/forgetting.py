@@ -38,8 +38,9 @@ def general_rows(
     return np.array(ids[: rows * context], dtype=np.int64).reshape(rows, context)
 
 
-def general_perplexity(model: Model, rows_nt: Int64Array) -> float:
-    """exp of the mean loss of every token of (N, T) rows but the first of each."""
+def general_figures(model: Model, tokenizer: Tokenizer, rows_nt: Int64Array) -> dict[str, float]:
+    """Of every token of (N, T) rows but the first of each: exp of the mean loss, and bits for each byte of their text,
+    which can be compared between tokenizers."""
     was_training = model.training
     model.eval()
     step = max(_ROWS_TOKENS // rows_nt.shape[1], 1)
@@ -52,4 +53,8 @@ def general_perplexity(model: Model, rows_nt: Int64Array) -> float:
                 nats += float(loss) * ids_bt[:, 1:].numel()
     finally:
         model.train(was_training)
-    return math.exp(nats / (rows_nt.shape[0] * (rows_nt.shape[1] - 1)))
+    num_bytes = sum(len(tokenizer.decode_bytes(row)) for row in rows_nt[:, 1:].tolist())
+    return {
+        "general_perplexity": math.exp(nats / (rows_nt.shape[0] * (rows_nt.shape[1] - 1))),
+        "general_bits_per_byte": nats / math.log(2) / num_bytes,
+    }

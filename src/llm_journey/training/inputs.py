@@ -33,6 +33,7 @@ from llm_journey.text.deduplication import content_hash
 from llm_journey.text.readers import Problem
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
+from llm_journey.tokenizer.extension import extended
 from llm_journey.tokenizer.report import vocabulary_report
 from llm_journey.tokenizer.train import train_tokenizer
 from llm_journey.training.observer import Observer
@@ -119,13 +120,18 @@ def prepare_inputs(
         observer.message(f"... and {preparation.num_problems - _PROBLEMS_SHOWN} more files with problems")
     source = files.read_json(prepared / "preparation.json")["fingerprint"]
     decides = configuration.dump(recipe.tokenizer) if base is None else {"base": base.fingerprint}
+    if recipe.vocabulary is not None:
+        decides |= configuration.dump(recipe.vocabulary)
     key = files.sha256_json({"data": source, "tokenizer": decides})
     directory = prepared.with_name(f"{prepared.name}-{key[:16]}")
     if not directory.is_dir():
         with one_at_a_time(directory, lambda: observer.message(_WAITING)):
             if not directory.is_dir():
                 _make(recipe, prepared, directory, base, observer)
-    tokenizer = _framed(tokenizer_io.load(directory), recipe.objective) if base is None else base
+    if base is None:
+        tokenizer = _framed(tokenizer_io.load(directory), recipe.objective)
+    else:
+        tokenizer = base if recipe.vocabulary is None else tokenizer_io.load(directory)
     if base is None and tokenizer.vocab_size < recipe.tokenizer.vocab_size:
         observer.message(
             f"the text has pairs for {tokenizer.vocab_size} tokens only, not {recipe.tokenizer.vocab_size}; "
@@ -141,7 +147,7 @@ def prepare_inputs(
         prepared=prepared,
         directory=directory,
         text_fingerprint=source,
-        replay=None if recipe.replay is None or base is None else _replay(recipe.replay, base, observer, resolve),
+        replay=None if recipe.replay is None else _replay(recipe.replay, tokenizer, observer, resolve),
     )
 
 
@@ -179,6 +185,15 @@ def _make(recipe: Recipe, prepared: Path, directory: Path, base: Tokenizer | Non
             on_progress=lambda _, done, total: observer.progress(
                 done, total, "characters" if total is None else "merges"
             ),
+        )
+    elif recipe.vocabulary is not None:
+        observer.stage("learning new tokens")
+        texts = iterate_texts(prepared, "train")
+        tokenizer = extended(
+            tokenizer,
+            texts,
+            recipe.vocabulary.new_tokens,
+            on_progress=lambda done, total: observer.progress(done, total, "tokens"),
         )
     observer.stage("writing token shards")
     with files.new_directory(directory) as folder:

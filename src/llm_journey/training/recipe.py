@@ -133,6 +133,19 @@ class ForgettingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocabularyConfig:
+    """Up to so many tokens that the base's tokenizer gets from the training text (tokenizer.extension)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    new_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.new_tokens <= 200_000:
+            raise ValueError(f"new_tokens must lie in 1 to 200,000, not {self.new_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillConfig:
     """A teacher whose distributions are learned beside the tokens themselves (training.distillation).
 
@@ -169,8 +182,8 @@ class Recipe:
     stage: pretrain learns running text, sft the assistant's turns of chats (`chats`; of `data` the source, the number
     and the split count). method: full trains every weight but those that `frozen` names by pattern; lora an adapter
     beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4), prompt a few embeddings before
-    each chat (`prompt`). replay mixes general text in, forgetting measures what is lost of it. distill: learn from a
-    teacher's distributions too.
+    each chat (`prompt`). replay mixes general text in, forgetting measures what is lost of it. vocabulary gives the
+    base tokens for the text that it learns. distill: learn from a teacher's distributions too.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -188,6 +201,7 @@ class Recipe:
     frozen: tuple[str, ...] = ()
     replay: ReplayConfig | None = None
     forgetting: ForgettingConfig | None = None
+    vocabulary: VocabularyConfig | None = None
     distill: DistillConfig | None = None
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransformerConfig = field(default_factory=TransformerConfig)
@@ -206,7 +220,7 @@ class Recipe:
 
     def _check_stage(self) -> None:
         fine_tunes = {"stage": self.stage != "pretrain", "method": self.method != "full", "frozen": bool(self.frozen)}
-        fine_tunes |= {"replay": self.replay is not None, "forgetting": self.forgetting is not None}
+        fine_tunes |= {name: getattr(self, name) is not None for name in ("replay", "forgetting", "vocabulary")}
         for name, is_set in fine_tunes.items():
             if is_set and self.base is None:
                 raise ValueError(f"{name} {getattr(self, name)!r} needs a model to go on from; give base")
@@ -222,6 +236,10 @@ class Recipe:
             raise ValueError("replay goes with running text: stage pretrain, without training.stream")
         if self.replay is not None and not 0 < self.replay_rows < self.training.batch_size:
             raise ValueError(f"replay.share {self.replay.share} of {self.training.batch_size} rows is none, or all")
+        if self.vocabulary is not None and (self.stage == "sft" or self.is_adapted or self.distill is not None):
+            raise ValueError(
+                "vocabulary is learned from running text, all weights trained: stage pretrain, method full"
+            )
         if self.is_adapted and self.training.optimizer.name == "muon":
             raise ValueError(f"method {self.method} needs training.optimizer.name adamw or adamw8bit, not muon")
         if self.method == "prompt" and self.stage != "sft":

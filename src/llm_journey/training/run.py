@@ -26,6 +26,7 @@ from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.datasets.chat_loader import ChatShards
+from llm_journey.finetuning.vocabulary import enlarge
 from llm_journey.model.blocks import recompute
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
 from llm_journey.model.kinds import Model, make_model
@@ -33,7 +34,7 @@ from llm_journey.tokenizer import Tokenizer
 from llm_journey.training import methods
 from llm_journey.training.distillation import distilling, shallower
 from llm_journey.training.early_stopping import EarlyStopping
-from llm_journey.training.forgetting import general_perplexity, general_rows
+from llm_journey.training.forgetting import general_figures, general_rows
 from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes, prepare_inputs
 from llm_journey.training.loaders import make_loader
 from llm_journey.training.objectives import objective_of
@@ -47,6 +48,7 @@ from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
 from llm_journey.training.validate import sample_held_out
 
+_SAMPLED = 100_000  # held-out tokens that say what new tokens spare
 # Writes a text that begins with a prompt: (model, tokenizer, prompt) -> text. Generation is handed in, not imported.
 Sampler = Callable[[Model, Tokenizer, str], str]
 # Further figures of a model on what a run is validated on, for the run's curves. Handed in for the same reason.
@@ -101,6 +103,8 @@ def train(
         _check_teacher(recipe, tokenizer, guide)
     inputs = prepare_inputs(recipe, base=tokenizer, observer=observer)
     recipe = recipe if start is not None else recipe.with_vocabulary(inputs.tokenizer.vocab_size)
+    if recipe.vocabulary is not None and start is not None:
+        recipe = _with_new_tokens(recipe, start, inputs, observer)
     run = _Run(recipe, folder, inputs, start, guide, observer, sampler, judge)
     resume_step = run.restore() if resume else None
     if run.complete:
@@ -357,7 +361,7 @@ class _Run:
         seen = self.held_out.inputs
         figures = self.objective.figures(self.recipe, self.trainer.model, seen)
         if self.general_nt is not None:
-            figures["general_perplexity"] = general_perplexity(self.trainer.model, self.general_nt)
+            figures |= general_figures(self.trainer.model, self.inputs.tokenizer, self.general_nt)
         if self.judge is not None:
             figures |= self.judge(self.trainer.model, seen)
         improved = self.early_stopping.update(figures["validation_loss"])
@@ -431,6 +435,19 @@ def _read_base(name: str, path: Path | None) -> StoredDecoder:
     if path is None:
         raise BadInputError(f"the recipe needs the model {name}; say where it lies")
     return read_decoder(path)
+
+
+def _with_new_tokens(recipe: Recipe, start: StoredDecoder, inputs: Inputs, observer: Observer) -> Recipe:
+    """The recipe over the larger vocabulary, which the model gets rows for."""
+    before, after = start.tokenizer, inputs.tokenizer
+    enlarge(start.decoder, before, after)
+    sample = inputs.validation.read(0, min(inputs.validation.num_tokens, _SAMPLED)).tolist()
+    data = after.decode_bytes(token for token in sample if token not in after.special_tokens.values())
+    used = len(before.encode_bytes(data))
+    observer.message(
+        f"{after.vocab_size - before.vocab_size:,} new tokens: held-out text takes {len(sample) / used - 1:+.1%} tokens"
+    )
+    return replace(recipe, model=start.decoder.config)
 
 
 def _check_teacher(recipe: Recipe, tokenizer: Tokenizer, teacher: StoredDecoder) -> None:
