@@ -19,6 +19,10 @@ from llm_journey.datasets.chat_preparation import held_out_chats
 from llm_journey.datasets.shards import TokenShards
 from llm_journey.finetuning.lora import remove
 from llm_journey.finetuning.peft_format import load_adapter
+from llm_journey.generation.decode import generate
+from llm_journey.generation.engine import Engine, EngineConfig
+from llm_journey.generation.runner import Runner
+from llm_journey.generation.sampling import SamplingConfig
 from llm_journey.quantization.layers import quantize_model
 from llm_journey.quantization.scheme import Scheme
 from llm_journey.reports.run_data import read_run
@@ -35,6 +39,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "dora": {"method": "lora", "adapter": {"rank": 4, "dora": True, "targets": ["q", "v"]}},
     "qlora": {"method": "qlora", "adapter": {"rank": 64}},
     "prompt": {"method": "prompt", "prompt": {"tokens": 3}},
+    "prefix": {"method": "prefix", "prompt": {"tokens": 3}, "optimizer": {"learning_rate": 0.1}},
 }
 
 
@@ -85,9 +90,8 @@ def test_every_method_learns_resumes_bit_for_bit_and_ends_as_a_plain_model(
     wanted = recipe(
         base,
         write_chats(tmp_path / "chats.jsonl"),
-        optimizer={"name": "adamw8bit" if method == "qlora" else "adamw"},
         training={"checkpoints": 6},
-        **_METHODS[method],
+        **{"optimizer": {"name": "adamw8bit" if method == "qlora" else "adamw"}} | _METHODS[method],
     )
     whole = train(wanted, tmp_path / "whole", base=base)
     assert whole.status == "finished"
@@ -103,7 +107,7 @@ def test_every_method_learns_resumes_bit_for_bit_and_ends_as_a_plain_model(
     generation = json.loads((whole.directory / "model" / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["top_k"] == 7 and tokenizer.special_tokens["<|im_end|>"] in generation["eos_token_id"]
     before = read_decoder(base).decoder.state_dict()
-    if method == "prompt":
+    if method in ("prompt", "prefix"):
         return
     changed = {name for name, value in model.state_dict().items() if name in before and not value.equal(before[name])}
     if method == "frozen":
@@ -149,8 +153,38 @@ def test_a_tuned_prompt_is_pefts(base: Path, tmp_path: Path) -> None:
     written = transformers.AutoModelForCausalLM.from_pretrained(run / "model").eval()
     with torch.no_grad():
         torch.testing.assert_close(written(torch.tensor([long])).logits[:, -1], found, atol=1e-4, rtol=1e-4)
-    with pytest.raises(BadInputError, match="has a tuned prompt already"):
+    with pytest.raises(BadInputError, match="has such tokens already"):
         train(replace(wanted, base=str(run / "model")), tmp_path / "again", base=run / "model")
+
+
+def test_a_tuned_prefix_is_pefts_and_the_engines(base: Path, tmp_path: Path) -> None:
+    """Its files in peft, before a chat of the base's own template, say what the model with the prefix's tokens says."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    wanted = recipe(base, write_chats(tmp_path / "chats.jsonl"), **_METHODS["prefix"])
+    run = train(wanted, tmp_path / "run", base=base).directory
+    ours, tokenizer = load_decoder(run / "model")
+    assert tokenizer is not None and ours.config.prefix_tokens == 3
+    rows = read_decoder(base).decoder.config.vocab_size
+    messages = [{"role": "user", "content": "1 2"}]
+    long = encode_chat(tokenizer, messages, add_generation_prompt=True)
+    short = encode_chat(read_decoder(base).tokenizer, messages, add_generation_prompt=True)
+    assert long[3:] == short and long[:3] == [rows, rows + 1, rows + 2]
+    plain = transformers.AutoModelForCausalLM.from_pretrained(base)
+    theirs = peft.PeftModel.from_pretrained(plain, run / "adapter").eval()
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor([short])).logits[0]
+        found = ours(torch.tensor([long]))[0, 3:]
+        without = read_decoder(base).decoder(torch.tensor([short]))[0]
+    torch.testing.assert_close(found[:, :rows], expected[:, :rows], atol=1e-4, rtol=1e-4)
+    assert (found[:, :rows] - without[:, :rows]).abs().max() > 0.1
+    settings = SamplingConfig(temperature=0, max_new_tokens=12)
+    engine = Engine(Runner(ours), EngineConfig(block_size=4, max_tokens=2))  # the prefix is read in pieces
+    request = engine.submit(long, settings)
+    while engine.busy:
+        engine.step()
+    assert [token.id for token in request.tokens] == list(generate(ours, long, settings))
+    with pytest.raises(BadInputError, match="has a tuned prefix; go on from the model"):
+        train(replace(wanted, base=str(run / "model"), method="full"), tmp_path / "again", base=run / "model")
 
 
 def test_the_trained_tokens_and_the_figures_are_the_answers(base: Path, tmp_path: Path) -> None:

@@ -32,4 +32,7 @@ def base_tokenizer(recipe: Recipe) -> "Tokenizer | None":
     from llm_journey.training.methods import tokenizer_for
 
     path = find_base(recipe) or find_teacher(recipe)
-    return None if path is None else tokenizer_for(recipe, read_decoder(path).tokenizer)
+    if path is None:
+        return None
+    stored = read_decoder(path)
+    return tokenizer_for(recipe, stored.tokenizer, stored.decoder.config.vocab_size)

@@ -33,6 +33,9 @@ def parameter_shapes(config: TransformerConfig) -> dict[str, Shape]:
     if both:
         shapes |= _stack_shapes("encoder_", config.num_layers, config, cross=False)
     shapes |= _stack_shapes("", config.num_decoder_layers if both else config.num_layers, config, cross=both)
+    if config.prefix_tokens:
+        heads = 2 * config.num_kv_heads
+        shapes["prefix.keys_values_lpje"] = (config.num_layers, config.prefix_tokens, heads, config.head_width)
     if config.pooler:
         shapes |= _linear_shapes("pooler", (width, width), config)
     if config.next_sentence:

@@ -48,7 +48,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """How many learned embeddings stand before every text."""
+    """How many learned tokens stand before every chat."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 

@@ -52,12 +52,19 @@ def prompt_tokenizer(tokenizer: Tokenizer, config: PromptConfig) -> Tokenizer:
 
     Raises BadInputError where it has no template, or such tokens already.
     """
+    return virtual_tokens(tokenizer, _NAME, config.tokens, tokenizer.vocab_size)
+
+
+def virtual_tokens(tokenizer: Tokenizer, name: str, count: int, first: int) -> Tokenizer:
+    """The tokenizer with `count` special tokens more, from id `first` on, which its chat template writes first.
+
+    name: of each, with its number at {}. Raises BadInputError where it has no template, or such tokens already.
+    """
     if tokenizer.chat_template is None:
-        raise BadInputError("the model has no chat template, in front of which a prompt could stand")
-    names = [_NAME.format(number) for number in range(config.tokens)]
+        raise BadInputError("the model has no chat template, in front of which learned tokens could stand")
+    names = [name.format(number) for number in range(count)]
     if not set(names).isdisjoint(tokenizer.special_tokens):
-        raise BadInputError("the model has a tuned prompt already; go on from the model that it was made from")
-    first = tokenizer.vocab_size
+        raise BadInputError("the model has such tokens already; go on from the model that it was made from")
     return tokenizer.changed(
         special_tokens=tokenizer.special_tokens | {name: first + number for number, name in enumerate(names)},
         chat_template="".join(names) + tokenizer.chat_template,
@@ -72,11 +79,15 @@ def inject_prompt(model: Decoder, config: PromptConfig, first: int) -> None:
     if not isinstance(model.embed, nn.Embedding):
         raise BadInputError("prompt tuning needs a model whose embedding is neither adapted nor quantized")
     freeze(model)
-    table_vd = model.embed.weight.detach()
-    drawn = torch.randint(min(_COMMON, first, len(table_vd)), (config.tokens,))
-    embedding = PromptedEmbedding(model.embed, table_vd[drawn].clone(), first)
+    drawn_p = common_tokens(model, config.tokens)
+    embedding = PromptedEmbedding(model.embed, model.embed.weight.detach()[drawn_p].clone(), first)
     model.embed = embedding  # type: ignore[assignment]
     model.config = replace(model.config, vocab_size=max(model.config.vocab_size, first + config.tokens))
+
+
+def common_tokens(model: Decoder, count: int) -> Tensor:
+    """(P,) ids of common tokens, drawn from torch's global generator."""
+    return torch.randint(min(_COMMON, model.config.vocab_size), (count,), device=model.device)
 
 
 def merge_prompt(model: Decoder) -> None:

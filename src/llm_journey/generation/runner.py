@@ -29,13 +29,13 @@ from llm_journey.generation.compiled import (
     kept_layers,
     kept_tail,
 )
+from llm_journey.generation.norms import EngineNorm, head_norm
 from llm_journey.generation.paged_cache import PagedCache
 from llm_journey.generation.paged_cache import Slots as CacheSlots
-from llm_journey.model.attention import Attention, causal_mask
+from llm_journey.model.attention import causal_mask
 from llm_journey.model.blocks import Block
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.mlp import ACTIVATIONS
-from llm_journey.model.norms import LayerNorm, RMSNorm
 from llm_journey.quantization.formats import quantize_int4, quantize_int8
 from llm_journey.quantization.layers import QuantizedEmbedding, QuantizedLinear
 from llm_journey.quantization.products import (
@@ -74,12 +74,12 @@ class Share:
 
 @dataclass(frozen=True)
 class _Layer:
-    attention_norm: "_Norm"
+    attention_norm: "EngineNorm"
     qkv: Product
-    q_norm: "_Norm | None"
-    k_norm: "_Norm | None"
+    q_norm: "EngineNorm | None"
+    k_norm: "EngineNorm | None"
     o: Product
-    mlp_norm: "_Norm"
+    mlp_norm: "EngineNorm"
     up: Product  # gate and up together where there is a gate
     down: Product
 
@@ -98,6 +98,19 @@ class _Rows:
 _Adapted = tuple[Adapter, Tensor]
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What all layers of a pass are told of its rows. prefix_rows_i: those whose keys and values a prefix gives, which
+    are its tokens prefix_i."""
+
+    rotary_n1c: Tensor | None
+    rows: Sequence[_Rows]
+    adapted: Sequence[_Adapted]
+    prefix_rows_i: Tensor | None
+    prefix_i: Tensor | None
+    cache: PagedCache
+
+
 class Runner:
     """A decoder's weights in the form `weights`. The decoder itself is not changed, and may be let go of.
 
@@ -114,7 +127,9 @@ class Runner:
         self._compiled: dict[int, CompiledLayers] = {}  # by the number of sequences: 1, or 2 for several
         self._compiled_tail: CompiledTail | None = None
         self._adapters: dict[str, Adapter] = {}
-        self._norm = decoder.norm if isinstance(decoder.norm, nn.Identity) else _Norm(decoder.norm)
+        self._prefix_lpje = None if decoder.prefix is None else decoder.prefix.keys_values_lpje.detach()
+        self._first_prefix = self.config.vocab_size - self.config.prefix_tokens
+        self._norm = decoder.norm if isinstance(decoder.norm, nn.Identity) else EngineNorm(decoder.norm)
         self._head = self._head_product(decoder)
         self._gated = self.config.mlp == "swiglu"
         self._activation = ACTIVATIONS[self.config.mlp]
@@ -161,7 +176,7 @@ class Runner:
             return [list(range(len(shares)))]
         groups: list[list[int]] = [[], []]
         for index, share in enumerate(shares):
-            groups[len(share.ids) == 1 and share.adapter is None].append(index)
+            groups[self._can_be_compiled(share)].append(index)
         prompts, answers = groups
         answers.sort(key=lambda index: shares[index].stop)
         return [group for group in (prompts, *_by_length(answers, [shares[index].stop for index in answers])) if group]
@@ -173,7 +188,7 @@ class Runner:
         rotary_n1c = self._rotations(positions_n, max(share.stop for share in shares))
         compiled = self._compiled_for(shares, cache)
         if compiled is None:
-            x_nd = self._eager(x_nd, rotary_n1c, shares, cache)
+            x_nd = self._eager(x_nd, ids_n, rotary_n1c, shares, cache)
         else:
             tables, stops = [share.table for share in shares], [share.stop for share in shares]
             x_nd = compiled(x_nd, rotary_n1c, Slots(tables, stops, cache.block_size, self.config.sliding_window), cache)
@@ -222,7 +237,7 @@ class Runner:
 
     def _tail_parts(self) -> tuple[Part, Part] | None:
         head = self._head.for_compiler()
-        if head is None or not isinstance(self._norm, _Norm):
+        if head is None or not isinstance(self._norm, EngineNorm):
             return None
         return Part(self._norm.kind, self._norm.function, self._norm.tensors), Part(*vars(head).values())
 
@@ -232,17 +247,25 @@ class Runner:
         return [_parts(layer) for layer in self._layers]
 
     def _compiled_for(self, shares: Sequence[Share], cache: PagedCache) -> CompiledLayers | None:
-        if not self._compiled or not cache.plain:
-            return None
-        if any(len(share.ids) != 1 or share.adapter is not None for share in shares):
+        if not self._compiled or not cache.plain or not all(map(self._can_be_compiled, shares)):
             return None
         return self._compiled.get(min(len(shares), 2)) if len(shares) <= MAX_ROWS else None
 
-    def _eager(self, x_nd: Tensor, rotary_n1c: Tensor | None, shares: Sequence[Share], cache: PagedCache) -> Tensor:
+    def _can_be_compiled(self, share: Share) -> bool:
+        """Whether its step is the model's own, of one token."""
+        is_own = self._prefix_lpje is None or share.ids[0] < self._first_prefix
+        return len(share.ids) == 1 and share.adapter is None and is_own
+
+    def _eager(
+        self, x_nd: Tensor, ids_n: Tensor, rotary_n1c: Tensor | None, shares: Sequence[Share], cache: PagedCache
+    ) -> Tensor:
         """(R, D): all layers, and then the rows whose logits are wanted."""
-        rows, adapted = self._rows(shares, cache), self._adapted(shares)
+        rows = self._rows(shares, cache)
+        prefix_rows_i = None if self._prefix_lpje is None else (ids_n >= self._first_prefix).nonzero()[:, 0]
+        prefix_i = None if prefix_rows_i is None else ids_n[prefix_rows_i] - self._first_prefix
+        a_pass = _Pass(rotary_n1c, rows, self._adapted(shares), prefix_rows_i, prefix_i, cache)
         for index, layer in enumerate(self._layers):
-            x_nd = self._block(x_nd, layer, index, rotary_n1c, rows, adapted, cache)
+            x_nd = self._block(x_nd, layer, index, a_pass)
         wanted = [
             row
             for share, part in zip(shares, rows, strict=True)
@@ -290,79 +313,62 @@ class Runner:
             begin += len(share.ids)
         return [(self._adapters[name], torch.tensor(rows, device=self.device)) for name, rows in rows_of.items()]
 
-    def _times(self, layer: _Layer, place: Place, x_nk: Tensor, index: int, adapted: Sequence[_Adapted]) -> Tensor:
+    def _times(self, layer: _Layer, place: Place, x_nk: Tensor, index: int, a_pass: _Pass) -> Tensor:
         """(N, M): the product at a place of a layer, with the updates of each row's adapter."""
         product: Product = getattr(layer, place)
         out_nm = product(x_nk)
-        for adapter, rows_i in adapted:
+        for adapter, rows_i in a_pass.adapted:
             update = adapter[index].get(place)
             if update is not None:
                 out_nm[rows_i] = update.of(x_nk[rows_i], out_nm[rows_i])
         return out_nm
 
-    def _block(
-        self,
-        x_nd: Tensor,
-        layer: _Layer,
-        index: int,
-        rotary_n1c: Tensor | None,
-        rows: Sequence[_Rows],
-        adapted: Sequence[_Adapted],
-        cache: PagedCache,
-    ) -> Tensor:
+    def _block(self, x_nd: Tensor, layer: _Layer, index: int, a_pass: _Pass) -> Tensor:
         if self.config.norm_placement == "pre":
-            read_nd = layer.attention_norm(x_nd)
-            x_nd = self._attention(read_nd, layer, index, rotary_n1c, rows, adapted, cache).add_(x_nd)
-            return self._mlp(layer.mlp_norm(x_nd), layer, index, adapted).add_(x_nd)
-        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, rotary_n1c, rows, adapted, cache))
-        return layer.mlp_norm(x_nd + self._mlp(x_nd, layer, index, adapted))
+            x_nd = self._attention(layer.attention_norm(x_nd), layer, index, a_pass).add_(x_nd)
+            return self._mlp(layer.mlp_norm(x_nd), layer, index, a_pass).add_(x_nd)
+        x_nd = layer.attention_norm(x_nd + self._attention(x_nd, layer, index, a_pass))
+        return layer.mlp_norm(x_nd + self._mlp(x_nd, layer, index, a_pass))
 
-    def _attention(
-        self,
-        x_nd: Tensor,
-        layer: _Layer,
-        index: int,
-        rotary_n1c: Tensor | None,
-        rows: Sequence[_Rows],
-        adapted: Sequence[_Adapted],
-        cache: PagedCache,
-    ) -> Tensor:
-        num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
-        all_nhe = self._times(layer, "qkv", x_nd, index, adapted)
+    def _attention(self, x_nd: Tensor, layer: _Layer, index: int, a_pass: _Pass) -> Tensor:
+        num_heads, num_kv_heads, cache = self.config.num_heads, self.config.num_kv_heads, a_pass.cache
+        all_nhe = self._times(layer, "qkv", x_nd, index, a_pass)
         all_nhe = all_nhe.view(len(x_nd), num_heads + 2 * num_kv_heads, self.config.head_width)
         q_nhe, kv_nje = all_nhe[:, :num_heads], all_nhe[:, num_heads:]
         qk_nhe = all_nhe[:, : num_heads + num_kv_heads]
         if layer.q_norm is not None and layer.k_norm is not None:
             q_nhe.copy_(layer.q_norm(q_nhe))
             kv_nje[:, :num_kv_heads] = layer.k_norm(kv_nje[:, :num_kv_heads])
-        if rotary_n1c is not None:
-            _rotate(qk_nhe, *rotary_n1c.chunk(2, -1))
+        if a_pass.rotary_n1c is not None:
+            _rotate(qk_nhe, *a_pass.rotary_n1c.chunk(2, -1))
+        if self._prefix_lpje is not None:
+            kv_nje[a_pass.prefix_rows_i] = self._prefix_lpje[index, a_pass.prefix_i]
         outs = []
-        for part in rows:
+        for part in a_pass.rows:
             cache.write(index, part.write, kv_nje[part.rows])
             outs.append(_attend(q_nhe[part.rows], *cache.read(index, part.read), part.mask))
         out_nd = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return self._times(layer, "o", out_nd, index, adapted)
+        return self._times(layer, "o", out_nd, index, a_pass)
 
-    def _mlp(self, x_nd: Tensor, layer: _Layer, index: int, adapted: Sequence[_Adapted]) -> Tensor:
-        up_nf = self._times(layer, "up", x_nd, index, adapted)
+    def _mlp(self, x_nd: Tensor, layer: _Layer, index: int, a_pass: _Pass) -> Tensor:
+        up_nf = self._times(layer, "up", x_nd, index, a_pass)
         if self._gated:
             gate_nf, up_nf = up_nf.chunk(2, dim=-1)
             up_nf = F.silu(gate_nf).mul_(up_nf)  # in place: large new arrays cost page faults
         else:
             up_nf = self._activation(up_nf)
-        return self._times(layer, "down", up_nf, index, adapted)
+        return self._times(layer, "down", up_nf, index, a_pass)
 
     def _layer(self, block: Block) -> _Layer:
         attention, mlp = block.attention, block.mlp
         ups = (mlp.gate, mlp.up) if self.config.mlp == "swiglu" else (mlp.up,)
         return _Layer(
-            attention_norm=_Norm(block.attention_norm),
+            attention_norm=EngineNorm(block.attention_norm),
             qkv=self._joined(attention.q, attention.k, attention.v),
-            q_norm=_head_norm(attention, "q_norm"),
-            k_norm=_head_norm(attention, "k_norm"),
+            q_norm=head_norm(attention, "q_norm"),
+            k_norm=head_norm(attention, "k_norm"),
             o=self._joined(attention.o),
-            mlp_norm=_Norm(block.mlp_norm),
+            mlp_norm=EngineNorm(block.mlp_norm),
             up=self._joined(*ups),
             down=self._joined(mlp.down),
         )
@@ -463,37 +469,11 @@ def _stem(decoder: Decoder) -> Decoder:
     return stem
 
 
-class _Norm:
-    """A norm of the decoder, an RMSNorm as PyTorch's one operator."""
-
-    def __init__(self, module: nn.Module) -> None:
-        if not isinstance(module, RMSNorm | LayerNorm):
-            raise BadInputError(f"no norm of ours: {type(module).__name__}")
-        rms, self._epsilon = isinstance(module, RMSNorm), module.epsilon
-        self.kind = f"{'rmsnorm' if rms else 'layernorm'} {module.epsilon}"
-        self.function: Callable[..., Tensor] = self._rmsnorm if rms else self._layernorm
-        self.tensors = tuple(parameter.detach().float() for parameter in module.parameters())
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.tensors)
-
-    def _rmsnorm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return torch.rms_norm(x, weight.shape, weight, self._epsilon)
-
-    def _layernorm(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.layer_norm(x, weight.shape, weight, bias, self._epsilon)
-
-
-def _head_norm(attention: Attention, name: str) -> _Norm | None:
-    module = getattr(attention, name)
-    return None if module is None else _Norm(module)
-
-
 def _parts(layer: _Layer) -> LayerParts:
     """A layer's parts as pure functions. Raises BadInputError where one has no such form."""
     found: dict[str, Part | None] = {}
     for name, part in vars(layer).items():
-        pure = part if part is None or isinstance(part, _Norm) else part.for_compiler()
+        pure = part if part is None or isinstance(part, EngineNorm) else part.for_compiler()
         if pure is None and part is not None:
             raise BadInputError(f"weights of this form are not compiled ({type(part).__name__}, {name})")
         found[name] = None if pure is None else Part(pure.kind, pure.function, pure.tensors)

@@ -16,6 +16,7 @@ KindName = Literal["decoder", "encoder", "encoder_decoder"]
 # Choices that only some kinds have. A decoder's head is its bare matrix: the chunked loss and generation rely on it.
 _ONLY_IN: dict[str, tuple[KindName, ...]] = {
     "sliding_window": ("decoder",),
+    "prefix_tokens": ("decoder",),
     "token_types": ("encoder",),
     "pooler": ("encoder",),
     "next_sentence": ("encoder",),
@@ -34,7 +35,8 @@ class TransformerConfig:
     4 D, or 8/3 D rounded up to a multiple of 32 for swiglu, which has three matrices instead of two), context: the
     most positions it accepts.
 
-    What only some kinds have. token_types: kinds of segment that a token can belong to (BERT's sentence A and B; 0:
+    What only some kinds have. prefix_tokens: so many of the last ids stand for learned keys and values (model.prefix;
+    prefix tuning sets it). token_types: kinds of segment that a token can belong to (BERT's sentence A and B; 0:
     none). num_decoder_layers: of an encoder-decoder, whose encoder has num_layers (default as many). embedding_norm: a
     norm on the embeddings' sum. embedding_scale: token embeddings times sqrt(D) (Vaswani et al. 2017, section 3.4).
     pooler: tanh of a linear map of the first position; next_sentence: two logits of that. head_transform: linear,
@@ -63,6 +65,7 @@ class TransformerConfig:
     tied_embeddings: bool = True
     dropout: float = 0.0
     kind: KindName = "decoder"
+    prefix_tokens: int = 0
     token_types: int = 0
     num_decoder_layers: int = 0
     embedding_norm: bool = False
@@ -99,7 +102,7 @@ class TransformerConfig:
         self._check_kind()
 
     def _check_kind(self) -> None:
-        for name in ("token_types", "num_decoder_layers"):
+        for name in ("prefix_tokens", "token_types", "num_decoder_layers"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, not {getattr(self, name)}")
         for name, kinds in _ONLY_IN.items():
             chosen = getattr(self, name) not in (0, False, None)

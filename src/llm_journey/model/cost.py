@@ -40,7 +40,9 @@ def count_parameters(config: TransformerConfig) -> ParameterCount:
     final_norms = 0 if config.norm_placement == "post" else 2 if config.kind == "encoder_decoder" else 1
     outer_norms = final_norms + int(config.embedding_norm) + int(config.head_transform)
     return ParameterCount(
-        embedding=(config.vocab_size + config.token_types) * width + positions,
+        embedding=(config.vocab_size + config.token_types) * width
+        + positions
+        + config.prefix_tokens * config.num_layers * 2 * key_value,
         blocks=depth * (attention + mlp) + crossings * attention,
         head=(0 if config.tied_embeddings else config.vocab_size * width)
         + (config.vocab_size if config.head_bias else 0)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from llm_journey.model.attention import Cache, attention_mask
 from llm_journey.model.blocks import Block, final_norm
 from llm_journey.model.config import TransformerConfig
+from llm_journey.model.prefix import Prefix
 from llm_journey.model.transformer import Transformer
 
 
@@ -15,6 +16,7 @@ class Decoder(Transformer):
         super().__init__(config, "decoder")
         self.blocks = nn.ModuleList(Block(config, index, attention) for index in range(config.num_layers))
         self.norm = final_norm(config)
+        self.prefix = Prefix(config) if config.prefix_tokens else None
         self._finish()
 
     def forward(
@@ -51,6 +53,8 @@ class Decoder(Transformer):
         (packed rows). padding_mask_bs: True at real tokens, over cached and new positions. positions_bt: position of
         each token, default 0.. (after the cached ones). Raises BadInputError for more positions than the context.
         """
+        if self.prefix is not None:
+            cache = self.prefix.over(ids_bt, cache)
         start = cache.length if cache is not None else 0
         stop = start + ids_bt.shape[1]
         self._check_context(stop)

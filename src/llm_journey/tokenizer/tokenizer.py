@@ -39,7 +39,16 @@ class Roles:
     padding: str | None = END_TOKEN
 
 
-_PARTS = ("vocabulary", "merges", "special_tokens", "pattern", "roles", "chat_template", "whole_words_first", "compose")
+_PARTS: tuple[str, ...] = (
+    "vocabulary",
+    "merges",
+    "special_tokens",
+    "pattern",
+    "roles",
+    "chat_template",
+    "whole_words_first",
+    "compose",
+)
 _PARTS += ("visible_tokens", "adds_begin", "adds_end", "takes_space")
 
 

@@ -5,8 +5,9 @@
     qlora   the same, the matrices of the blocks in NF4 with       the same
             double quantization (Dettmers et al. 2023)
     prompt  a few embeddings before each chat                      the same
+    prefix  keys and values of a few tokens before each chat       the same
 
-Whatever was trained, a run ends with a plain model.
+Whatever was trained, a run ends with one model: a plain one, but for a prefix, which stays a part of it.
 """
 
 import fnmatch
@@ -21,6 +22,7 @@ from llm_journey.checkpoint.training_state import TRAINED, write_trained
 from llm_journey.core.errors import BadInputError
 from llm_journey.finetuning.lora import inject, remove
 from llm_journey.finetuning.peft_format import write_adapter_files
+from llm_journey.finetuning.prefix import inject_prefix, prefix_tokenizer, write_prefix_files
 from llm_journey.finetuning.prompt import (
     PromptedEmbedding,
     inject_prompt,
@@ -44,6 +46,8 @@ def prepare(model: Model, recipe: Recipe, tokenizer: Tokenizer) -> None:
     """
     if is_quantized(model):
         raise BadInputError(f"{recipe.base} is quantized; go on from the model that it was made from (qlora quantizes)")
+    if model.config.prefix_tokens:
+        raise BadInputError(f"{recipe.base} has a tuned prefix; go on from the model that it was made from")
     if recipe.method == "full":
         freeze_named(model, recipe.frozen)
         return
@@ -51,15 +55,25 @@ def prepare(model: Model, recipe: Recipe, tokenizer: Tokenizer) -> None:
         assert isinstance(model, Decoder)
         inject_prompt(model, recipe.prompt, tokenizer.vocab_size - recipe.prompt.tokens)
         return
+    if recipe.method == "prefix":
+        assert isinstance(model, Decoder)
+        inject_prefix(model, recipe.prompt)
+        return
     if recipe.method == "qlora":
         assert isinstance(model, Decoder)
         quantize_model(model.blocks, Scheme(format="nf4"))  # embedding and head stay whole, as in the paper
     inject(model, recipe.adapter)
 
 
-def tokenizer_for(recipe: Recipe, tokenizer: Tokenizer) -> Tokenizer:
-    """The base's tokenizer as the run writes chats."""
-    return prompt_tokenizer(tokenizer, recipe.prompt) if recipe.method == "prompt" else tokenizer
+def tokenizer_for(recipe: Recipe, tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """The base's tokenizer as the run writes chats. vocab_size: rows of the base's embedding."""
+    match recipe.method:
+        case "prompt":
+            return prompt_tokenizer(tokenizer, recipe.prompt)
+        case "prefix":
+            return prefix_tokenizer(tokenizer, recipe.prompt, vocab_size)
+        case _:
+            return tokenizer
 
 
 def freeze_named(model: Model, patterns: tuple[str, ...]) -> None:
@@ -99,6 +113,9 @@ def write_adapter(model: Model, recipe: Recipe, folder: Path) -> None:
     if recipe.method == "prompt":
         assert isinstance(model, Decoder)
         write_prompt_files(model, folder, base=recipe.base or "")
+    elif recipe.method == "prefix":
+        assert isinstance(model, Decoder)
+        write_prefix_files(model, folder, base=recipe.base or "")
     else:
         write_adapter_files(model, folder, recipe.adapter, base=recipe.base or "")
 
@@ -119,7 +136,7 @@ def restore(model: Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 def finish(model: Model) -> None:
-    """Make an adapted model one of plain layers that computes the same; others stay as they are."""
+    """Make an adapted model one of plain layers that computes the same; others, and a prefix, stay as they are."""
     if isinstance(model, Decoder) and isinstance(model.embed, PromptedEmbedding):
         merge_prompt(model)
     remove(model, merged=True)

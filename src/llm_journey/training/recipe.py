@@ -24,7 +24,7 @@ from llm_journey.training.tasks import TASKS
 
 RECIPE_FILE = "recipe.yaml"
 ObjectiveName = Literal["next_token", "masked", "span", "seq2seq"]
-Method = Literal["full", "lora", "qlora", "prompt"]
+Method = Literal["full", "lora", "qlora", "prompt", "prefix"]
 # The kind of model that each objective trains.
 _KIND_OF: dict[ObjectiveName, str] = {
     "next_token": "decoder",
@@ -182,8 +182,9 @@ class Recipe:
     stage: pretrain learns running text, sft the assistant's turns of chats (`chats`; of `data` the source, the number
     and the split count). method: full trains every weight but those that `frozen` names by pattern; lora an adapter
     beside frozen matrices (`adapter`), qlora the same over matrices in 4 bits (NF4), prompt a few embeddings before
-    each chat (`prompt`). replay mixes general text in, forgetting measures what is lost of it. vocabulary gives the
-    base tokens for the text that it learns. distill: learn from a teacher's distributions too.
+    each chat, prefix the keys and values of a few tokens there (`prompt`). replay mixes general text in, forgetting
+    measures what is lost of it. vocabulary gives the base tokens for the text that it learns. distill: learn from a
+    teacher's distributions too.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -242,8 +243,8 @@ class Recipe:
             )
         if self.is_adapted and self.training.optimizer.name == "muon":
             raise ValueError(f"method {self.method} needs training.optimizer.name adamw or adamw8bit, not muon")
-        if self.method == "prompt" and self.stage != "sft":
-            raise ValueError("method prompt stands in front of chats: stage sft")
+        if self.method in ("prompt", "prefix") and self.stage != "sft":
+            raise ValueError(f"method {self.method} stands in front of chats: stage sft")
         if self.is_adapted and self.frozen:
             raise ValueError(f"method {self.method} freezes everything but its adapter; leave out frozen")
 
@@ -254,8 +255,8 @@ class Recipe:
             raise ValueError(f"distill goes with objective next_token, not {self.objective}")
         if self.training.label_smoothing:
             raise ValueError("distill softens its targets itself; leave out training.label_smoothing")
-        if self.method == "prompt":
-            raise ValueError("distill needs one tokenizer on both sides; method prompt adds tokens")
+        if self.method in ("prompt", "prefix"):
+            raise ValueError(f"distill needs one tokenizer on both sides; method {self.method} adds tokens")
         if self.distill.layers is not None and self.base is None:
             raise ValueError("distill.layers counts the blocks of base; give base")
 

@@ -95,7 +95,7 @@ def train(
     if start is not None and recipe.distill is not None and recipe.distill.layers is not None:
         shallower(start.decoder, recipe.distill.layers)
     recipe = recipe if start is None else recipe.with_base(start.decoder.config)
-    tokenizer = None if start is None else methods.tokenizer_for(recipe, start.tokenizer)
+    tokenizer = None if start is None else methods.tokenizer_for(recipe, start.tokenizer, recipe.model.vocab_size)
     if guide is not None:
         if tokenizer is None:  # a new student, over the teacher's tokens
             tokenizer, size = guide.tokenizer, guide.decoder.config.vocab_size

@@ -83,8 +83,13 @@ class Family:
 
 
 def is_plain_decoder(config: TransformerConfig) -> bool:
-    """A decoder whose embeddings go into the blocks as they are."""
-    return config.kind == "decoder" and not config.embedding_norm and not config.embedding_scale
+    """A decoder whose embeddings go into the blocks as they are, and all of whose keys and values it computes."""
+    return (
+        config.kind == "decoder"
+        and not config.embedding_norm
+        and not config.embedding_scale
+        and not config.prefix_tokens
+    )
 
 
 class ConfigReader:
