@@ -7,9 +7,9 @@ import pytest
 import torch
 from engines import FAMILIES, GREEDY, alone, engine, new_ids, run
 
+from llm_journey.app.engine_adapters import read_engine_adapter
 from llm_journey.core.errors import BadInputError
 from llm_journey.finetuning.config import LoraConfig
-from llm_journey.finetuning.engine_adapter import read_engine_adapter
 from llm_journey.finetuning.lora import inject, remove
 from llm_journey.finetuning.peft_format import load_adapter, save_adapter
 from llm_journey.generation.engine import Engine

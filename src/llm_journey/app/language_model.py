@@ -161,7 +161,7 @@ class LanguageModel:
         weights = "float32" if self.precision == "auto" else self.precision
         runner = Runner(self.decoder, weights)
         for name, folder in (adapters or {}).items():
-            from llm_journey.finetuning.engine_adapter import read_engine_adapter
+            from llm_journey.app.engine_adapters import read_engine_adapter
 
             runner.add_adapter(name, read_engine_adapter(self.decoder, folder))
         if self._load is not None:

@@ -119,6 +119,10 @@ def _decoder_of(source: Source) -> LanguageModel:
             f"{source.name}: of kind {source.config.kind!r}; this export is for decoders "
             "(an encoder goes --to onnx, every kind goes --to hf)"
         )
+    if source.config.prefix_tokens:
+        raise BadInputError(
+            f"{source.name}: has a tuned prefix, which this form has no place for; adapter/ goes to peft"
+        )
     return source.model
 
 

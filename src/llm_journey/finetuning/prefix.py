@@ -19,9 +19,8 @@ from llm_journey.core.files import write_json
 from llm_journey.finetuning.config import PromptConfig
 from llm_journey.finetuning.lora import freeze
 from llm_journey.finetuning.prompt import CONFIG, WEIGHTS, common_tokens, virtual_tokens
-from llm_journey.generation.kv_cache import KVCache
 from llm_journey.model.decoder import Decoder
-from llm_journey.model.prefix import Prefix
+from llm_journey.model.prefix import Prefix, Recorder
 from llm_journey.tokenizer import Tokenizer
 
 _NAME = "<|prefix_{}|>"
@@ -45,9 +44,9 @@ def inject_prefix(model: Decoder, config: PromptConfig) -> None:
     if not isinstance(model.embed, nn.Embedding) or not isinstance(model.head, nn.Linear | None):
         raise BadInputError("prefix tuning needs a model whose embedding is neither adapted nor quantized")
     drawn_1p = common_tokens(model, config.tokens)[None]
-    cache = KVCache(model.config, batch=1, capacity=config.tokens, device=model.device)
+    recorder = Recorder()
     with torch.no_grad():
-        model.hidden(drawn_1p, cache=cache)
+        model.hidden(drawn_1p, cache=recorder)
         # The head must not write the prefix's tokens: their rows are those of the token that it writes least.
         head_vd = model.head_weight.detach()
         least = int((head_vd @ head_vd.mean(0)).argmin())
@@ -59,7 +58,7 @@ def inject_prefix(model: Decoder, config: PromptConfig) -> None:
     rows = model.config.vocab_size + config.tokens
     model.config = replace(model.config, vocab_size=rows, prefix_tokens=config.tokens)
     model.prefix = Prefix(model.config).to(model.device)
-    keys_values_ljpe = torch.cat([cache.keys_lbkce[:, 0], cache.values_lbkce[:, 0]], dim=1)
+    keys_values_ljpe = torch.stack([torch.cat(pair, dim=1)[0] for pair in recorder.layers])
     model.prefix.keys_values_lpje.data = keys_values_ljpe.transpose(1, 2).contiguous()
     freeze(model)
     model.prefix.keys_values_lpje.requires_grad = True

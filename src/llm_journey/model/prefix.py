@@ -30,6 +30,21 @@ class Prefix(nn.Module):
         return _Prefixed(self, ids_bt, cache)
 
 
+class Recorder:
+    """Keeps the keys and values of each layer of one pass from position 0 on; satisfies model.attention.Cache."""
+
+    length = 0
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, layer_index: int, k_bkte: Tensor, v_bkte: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values as they are; layers come in order."""
+        assert layer_index == len(self.layers)
+        self.layers.append((k_bkte, v_bkte))
+        return k_bkte, v_bkte
+
+
 class _Prefixed:
     """One pass's cache; satisfies model.attention.Cache."""
 

@@ -22,6 +22,7 @@ from llm_journey.parity import (
     published,
     sequences,
     tokens,
+    tuned,
 )
 from llm_journey.parity.equality import Equality, Outcome, measure, missing_items
 
@@ -32,6 +33,7 @@ EQUALITIES: tuple[Equality, ...] = (
     *families.EQUALITIES,
     *learning.EQUALITIES,
     *adapters.EQUALITIES,
+    *tuned.EQUALITIES,
     *sequences.EQUALITIES,
     *inside.EQUALITIES,
     *embeddings.EQUALITIES,

@@ -35,7 +35,7 @@ _CHAT = (
 )
 
 
-def _adapted(kind: str, choices: dict[str, Any], folder: Path, planted: bool) -> tuple[Decoder, Any]:
+def adapted(kind: str, choices: dict[str, Any], folder: Path, planted: bool) -> tuple[Decoder, Any]:
     """Our adapted model, and peft's of the same files. planted: our update is a hundredth larger."""
     import peft
 
@@ -56,7 +56,7 @@ def _adapted(kind: str, choices: dict[str, Any], folder: Path, planted: bool) ->
 
 def _step(kind: str, choices: dict[str, Any], planted: bool) -> float:
     with tempfile.TemporaryDirectory() as name:
-        model, theirs = _adapted(kind, choices, Path(name), planted)
+        model, theirs = adapted(kind, choices, Path(name), planted)
         ids_bt = random_ids(2, 12, model.config.vocab_size)
         ours_btv, theirs_btv = model(ids_bt), theirs(ids_bt).logits
         for logits_btv in (ours_btv, theirs_btv):
@@ -78,7 +78,7 @@ def _gradients(model: Decoder) -> dict[str, Tensor]:
 
 def _merged(kind: str, choices: dict[str, Any], planted: bool) -> float:
     with tempfile.TemporaryDirectory() as name:
-        model, theirs = _adapted(kind, choices, Path(name), planted)
+        model, theirs = adapted(kind, choices, Path(name), planted)
         merge(model)
         expected = theirs.merge_and_unload().state_dict()
         layers = [(module_name(model.config, path), layer.base.weight) for path, layer in adapted_layers(model)]
