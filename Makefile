@@ -12,7 +12,7 @@ LOCK := pyproject.toml constraints.txt
 .PHONY: help quickstart test test-full check format bench clean
 
 help:
-	@echo 'make quickstart   train a first model, from text to report (under 6 minutes after set-up)'
+	@echo 'make quickstart   train a first model, from text to report (under 4 minutes after set-up)'
 	@echo 'make test         what a fresh clone proves, in at most 15 minutes'
 	@echo 'make check        format, lint, types, layers, tables, fast tests'
 	@echo 'make test-full    the rest too: long kills, fuzzing, real models'

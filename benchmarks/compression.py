@@ -25,6 +25,7 @@ import argparse
 import gc
 import importlib.util
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -302,7 +303,7 @@ def say(text: str) -> None:
 def rows_of(figures: Sequence[Figure], options: argparse.Namespace) -> list[dict[str, Any]]:
     left_out = ("append", "json", "work", "child")
     config = {key: value for key, value in vars(options).items() if key not in left_out}
-    given = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+    given = shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     return [
         ledger.row(
             benchmark="compression",

@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import statistics
 import sys
 import time
@@ -139,7 +140,7 @@ def rows_of(figures: Sequence[Figure], options: argparse.Namespace, num_texts: i
             metric=figure.metric,
             value=figure.value,
             unit=figure.unit,
-            command=" ".join(["python", "benchmarks/embed.py", *sys.argv[1:]]),
+            command=shlex.join(["python", "benchmarks/embed.py", *sys.argv[1:]]),
             config=config | {"texts": num_texts},
             spread=(min(figure.by_slice), max(figure.by_slice)),
             n=len(figure.by_slice),

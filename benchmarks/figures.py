@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def report(name: str, figures: Sequence[Figure], options: argparse.Namespace) -> None:
     """Print the figures, and append them where that was asked for. Paths are named by their last part alone."""
-    given = " ".join(Path(word).name if "/" in word else word for word in sys.argv[1:])
+    given = shlex.join(Path(word).name if "/" in word else word for word in sys.argv[1:])
     config = {key: _named(value) for key, value in vars(options).items() if key not in ("append", "json")}
     rows = [
         ledger.row(

@@ -27,6 +27,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -356,7 +357,7 @@ def rows_of(figures: Sequence[Figure], options: argparse.Namespace) -> list[dict
             metric=figure.metric,
             value=figure.value,
             unit=figure.unit,
-            command=" ".join(["python", "benchmarks/gguf.py", *(Path(word).name for word in sys.argv[1:])]),
+            command=shlex.join(["python", "benchmarks/gguf.py", *(Path(word).name for word in sys.argv[1:])]),
             config=config,
             n=figure.n,
         )

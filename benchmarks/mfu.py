@@ -10,6 +10,7 @@ model.cost, which leaves out norms, activations and the optimizer's own arithmet
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help="append rows to benchmarks/ledger.jsonl")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    command = " ".join(["python benchmarks/mfu.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/mfu.py", *sys.argv[1:]])
     native = Precision("bf16", torch.device("cpu")).native
     arms = tuple(options.arm or (arm for arm in ARMS if native or not arm.endswith("bf16")))
     found: dict[str, list[float]] = {arm: [] for arm in arms}

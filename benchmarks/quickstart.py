@@ -16,7 +16,7 @@ import time
 import figures as shared
 from figures import Figure
 
-LIMIT = 360.0  # seconds
+LIMIT = 240.0  # seconds
 
 
 def main() -> None:

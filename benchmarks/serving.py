@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import Figure, add_options, ratio, report, say
-from llm_journey.app.language_model import find_text_model
+from llm_journey.app.find_models import find_text_model
 from llm_journey.generation.machine_code import find_compiler
 
 SMOLLM2 = "smollm2-135m-instruct"

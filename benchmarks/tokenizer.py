@@ -17,6 +17,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -265,7 +266,7 @@ def rows_of(figures: Sequence[Figure], options: argparse.Namespace) -> list[dict
             metric=figure.metric,
             value=figure.median,
             unit=figure.unit,
-            command=" ".join(["python", "benchmarks/tokenizer.py", *sys.argv[1:]]),
+            command=shlex.join(["python", "benchmarks/tokenizer.py", *sys.argv[1:]]),
             config=config,
             spread=(min(figure.values), max(figure.values)),
             n=len(figure.values),

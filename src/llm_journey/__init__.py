@@ -29,7 +29,9 @@ __all__ = ["load", "train"]
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def load(model: str | Path, *, precision: str = "auto", compile: bool | None = None) -> "AnyModel":
+def load(
+    model: str | Path, *, precision: str = "auto", compile: bool | None = None, adapter: str | Path | None = None
+) -> "AnyModel":
     """A model to generate, chat or embed with.
 
     model: a run's name (`journey runs list`), a catalog model (`journey models list`), or a folder in Hugging Face
@@ -38,12 +40,18 @@ def load(model: str | Path, *, precision: str = "auto", compile: bool | None = N
     `embed(texts)` ("all-minilm-l6-v2").
     precision: of the weights that `generate` and `chat` compute with: "float32", "bfloat16", "int8", "int4", or "auto",
     as many bits as the model's file holds. compile: answer by steps compiled for this machine (once, half a minute;
-    half as fast again or more), by none, or (None) where they were compiled before.
+    half as fast again or more), by none, or (None) where they were compiled before. adapter: the folder, or the run, of
+    one to answer with beside the weights.
     A notebook shows it as a table. Raises llm_journey.core.errors.BadInputError where nothing can be opened under that
     name.
     """
     from llm_journey.app.opening import open_model_or_embedder
 
+    if adapter is not None:
+        from llm_journey.app.adapters import find_adapter
+        from llm_journey.app.language_model import open_model
+
+        return open_model(str(model), precision, compile=compile, adapter=find_adapter(str(adapter)))
     return open_model_or_embedder(str(model), precision, compile=compile)
 
 
@@ -66,4 +74,6 @@ def train(
     """
     from llm_journey.app.training import train_and_measure
 
+    if isinstance(overrides, str):
+        overrides = [overrides]
     return train_and_measure(recipe, overrides=overrides, name=name, resume=resume, observer=observer)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import llm_journey
-from llm_journey.app.language_model import LanguageModel, find_model, open_model
+from llm_journey.app.find_models import find_model
+from llm_journey.app.language_model import LanguageModel, open_model
 from llm_journey.core.errors import BadInputError
 from llm_journey.generation.decode import generate
 from llm_journey.generation.sampling import SamplingConfig
@@ -26,7 +27,7 @@ def test_generate_equals_decoding_the_ids(model: LanguageModel) -> None:
 
 
 def test_a_stream_is_the_whole_text_in_pieces(model: LanguageModel) -> None:
-    reply = model.stream("The", settings={"seed": 5, "max_new_tokens": 12})
+    reply = model.stream("The", seed=5, max_new_tokens=12)
     assert reply.finish_reason is None
     pieces = list(reply)
     assert "".join(pieces) == reply.text == model.generate("The", seed=5, max_new_tokens=12)
@@ -36,7 +37,7 @@ def test_a_stream_is_the_whole_text_in_pieces(model: LanguageModel) -> None:
 def test_characters_spread_over_tokens_come_whole(model: LanguageModel) -> None:
     """Byte by byte, a stream never shows half a character."""
     text = "café 🎉 naïve"
-    reply = model.stream("The", settings={"choices": [text], "temperature": 0})
+    reply = model.stream("The", choices=[text], temperature=0)
     pieces = list(reply)
     assert "".join(pieces) == text and reply.finish_reason == "stop"
     assert all("\ufffd" not in piece for piece in pieces)
@@ -102,13 +103,13 @@ def test_stop_texts_end_an_answer_and_are_no_part_of_it(model: LanguageModel) ->
     options = {"temperature": 0, "max_new_tokens": 20}
     whole = model.generate("The river", **options)
     stop = whole[4:7]
-    reply = model.stream("The river", settings={**options, "stop": stop})
+    reply = model.stream("The river", **options, stop=stop)
     assert "".join(reply) == reply.text == whole[: whole.find(stop)]
     assert reply.finish_reason == "stop" and not model.engine.busy
 
 
 def test_a_reply_that_nobody_reads_on_is_let_go(model: LanguageModel) -> None:
-    pieces = iter(model.stream("The", settings={"max_new_tokens": 20, "temperature": 0}))  # sampled, it may end at once
+    pieces = iter(model.stream("The", max_new_tokens=20, temperature=0))  # sampled, it may end at once
     next(pieces)
     assert model.engine.busy
     pieces.close()  # type: ignore[attr-defined]
@@ -151,7 +152,7 @@ def test_a_gguf_file_answers_in_as_many_bits_as_it_holds(tmp_path: Path, model: 
 
 def test_a_draft_model_changes_no_greedy_answer(model: LanguageModel) -> None:
     settings = {"temperature": 0, "max_new_tokens": 12}
-    reply = model.stream("The river", settings=settings, draft=open_model("rivers"))
+    reply = model.stream("The river", draft=open_model("rivers"), **settings)
     assert "".join(reply) == model.generate("The river", **settings)
     guessed, kept = reply.guesses
     assert 0 < kept <= guessed

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from gguf_files import LLAMA as GGUF_LLAMA
 from gguf_files import random_model, tiny_tokenizer
-from llm_journey.app.language_model import find_model
+from llm_journey.app.find_models import find_model
 from llm_journey.checkpoint.gguf.model import read_gguf, write_gguf
 from llm_journey.checkpoint.model_folder import load_model, save_model
 from llm_journey.checkpoint.shapes import check_tables

@@ -69,7 +69,7 @@ def test_everywhere(learned: Path, tmp_path: Path) -> None:
             ids = encode_chat(ours.tokenizer, messages, add_generation_prompt=True)
             rendered = their_tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             assert list(rendered) == ids == encode_chat(of_gguf.tokenizer, messages, add_generation_prompt=True)
-            reply = ours.stream_chat(messages, settings={"temperature": 0, "max_new_tokens": 16})
+            reply = ours.stream_chat(messages, temperature=0, max_new_tokens=16)
             text = "".join(reply)
             with torch.no_grad():
                 written = theirs.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False)[0, len(ids) :]

@@ -14,14 +14,14 @@ def find_base(recipe: Recipe) -> Path | None:
 
     Raises BadInputError that says what can be opened.
     """
-    from llm_journey.app.language_model import find_text_model
+    from llm_journey.app.find_models import find_text_model
 
     return None if recipe.base is None else find_text_model(recipe.base)
 
 
 def find_teacher(recipe: Recipe) -> Path | None:
     """`find_base` for the teacher of a recipe that distills."""
-    from llm_journey.app.language_model import find_text_model
+    from llm_journey.app.find_models import find_text_model
 
     return None if recipe.distill is None else find_text_model(recipe.distill.teacher)
 

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, open_model
+from llm_journey.app.find_models import GGUF_SUFFIX
+from llm_journey.app.language_model import LanguageModel, open_model
 from llm_journey.core import lineage
 from llm_journey.core.errors import JourneyError
 from llm_journey.training.observer import Observer

@@ -126,7 +126,8 @@ def _pieces(tokenizer: "Tokenizer", example: "ChatExample") -> Iterator[tuple[st
 
 
 def _tokenizer(model: str) -> "tuple[Tokenizer, int]":
-    from llm_journey.app.language_model import find_text_model, open_model
+    from llm_journey.app.find_models import find_text_model
+    from llm_journey.app.language_model import open_model
     from llm_journey.checkpoint.model_folder import load_config, load_fitting_tokenizer
     from llm_journey.tokenizer import Tokenizer
 

@@ -167,7 +167,7 @@ class TokenizerView:
 
 def view_tokenizer(name_or_path: str) -> TokenizerView:
     """The tokenizer of a run's name, a catalog model, a folder, a GGUF file, or a tokenizer.json."""
-    from llm_journey.app.language_model import GGUF_SUFFIX, find_model
+    from llm_journey.app.find_models import GGUF_SUFFIX, find_model
     from llm_journey.app.runs import find_run, has_run
     from llm_journey.core.files import read_json
     from llm_journey.tokenizer import io

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_journey.app.language_model import find_model, model_name
+from llm_journey.app.find_models import find_model, model_name
 from llm_journey.core.errors import BadInputError
 from llm_journey.tokenizer.wordpiece import WordPiece
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_journey.app.certificates import LOGIT_BOUND, TEXTS, Source, compare, findings, made, measures, require, table
-from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel, find_model, model_name
+from llm_journey.app.find_models import GGUF_SUFFIX, find_model, model_name
+from llm_journey.app.language_model import LanguageModel
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
 from llm_journey.training.observer import Observer

@@ -4,50 +4,16 @@ A folder's files are taken over byte for byte once they have been read and found
 float32. Nothing of a source is run, and no pickle is opened.
 """
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_journey.app.language_model import GGUF_SUFFIX, find_model
+from llm_journey.app.find_models import BARE_HUB_ID, GGUF_SUFFIX, KNOWN_FILES, fetch_from_hub, find_model
 from llm_journey.core import files
 from llm_journey.core.errors import BadInputError, JourneyError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# The hub's oldest models have no owner in their names: gpt2, bert-base-uncased.
-_BARE_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*")
-# What a model folder may consist of; anything else of a source (other frameworks' weights, code) is left behind.
-KNOWN_FILES = (
-    "config.json",
-    "model.safetensors",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "source.spm",
-    "target.spm",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
-    "2_Normalize/config.json",
-    "added_tokens.json",
-    "README.md",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "LICENCE",
-    "NOTICE",
-    "NOTICE.txt",
-    "USE_POLICY.md",
-    "recipe.yaml",
-)
 _MOST_NAMED = 8
 
 
@@ -93,7 +59,7 @@ def import_model(source: str, target: Path) -> Path:
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInputError(f"{target}: is not empty; choose a new folder")
-    path = _fetch(source) if _is_hub_id(source) else _find_or_fetch(source)
+    path = _find_or_fetch(source)
     with tensor_files.writing(target), files.new_directory(target) as temporary:
         write_model_folder(path, temporary)
     return target
@@ -210,46 +176,14 @@ def _certificate_of(folder: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _is_hub_id(source: str) -> bool:
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).expanduser().exists()
-
-
 def _find_or_fetch(source: str) -> Path:
     """A model by any name; one that is here under none may be an old hub id, which has no slash."""
     try:
         return find_model(source)
     except BadInputError as error:
-        if not _BARE_HUB_ID.fullmatch(source) or Path(source).exists():
+        if not BARE_HUB_ID.fullmatch(source) or Path(source).exists():
             raise
         try:
-            return _fetch(source)
+            return fetch_from_hub(source)
         except JourneyError as failure:
             raise BadInputError(f"{error}; and as an id of the hub, {failure}") from None
-
-
-def _fetch(identifier: str) -> Path:
-    """The files of a hub repository that a model folder may consist of, in the shared Hugging Face cache."""
-    import os
-
-    from llm_journey.datasets.hub import hub_cache_dir, hub_is_offline, hub_is_reachable
-
-    if hub_is_offline():
-        raise JourneyError(f"{identifier}: the Hugging Face hub is not asked (HF_HUB_OFFLINE is set)")
-    if not hub_is_reachable():
-        raise JourneyError(
-            f"{identifier}: the Hugging Face hub cannot be reached; give a folder or a GGUF file instead"
-        )
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            identifier,
-            allow_patterns=list(KNOWN_FILES),
-            cache_dir=hub_cache_dir(),
-            etag_timeout=5,
-            endpoint=os.environ.get("HF_ENDPOINT") or None,
-        )
-    except Exception as error:  # huggingface_hub documents no closed set of errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise JourneyError(f"{identifier}: the Hugging Face hub did not serve it ({reason})") from None
-    return Path(folder)

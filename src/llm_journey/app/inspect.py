@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llm_journey.app.encoders import Rewriter, encoder_ids
-from llm_journey.app.language_model import LanguageModel, find_model, open_model
+from llm_journey.app.find_models import find_model
+from llm_journey.app.language_model import LanguageModel, open_model
 from llm_journey.app.opening import open_any
 from llm_journey.app.runs import has_run
 from llm_journey.core.errors import BadInputError

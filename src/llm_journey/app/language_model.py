@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from llm_journey.app.runs import MODEL_FOLDER, RUN_FILE, find_run, has_run, suggestion
+from llm_journey.app.find_models import GGUF_SUFFIX, find_text_model, model_name, run_of
 from llm_journey.core.config import override, validate
 from llm_journey.core.errors import BadInputError, unknown_name
 from llm_journey.tokenizer import Tokenizer
@@ -31,7 +31,6 @@ Message = Mapping[str, Any]
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 # Keys of generation_config.json that are ours too; the others there are about ids or other libraries' switches.
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "max_new_tokens")
-GGUF_SUFFIX = ".gguf"
 _CONSTRAINTS = ("schema", "regex", "choices")  # settings that are no numbers of a sampler
 _ADAPTER = "adapter"  # what the engine of a model with one calls it
 _INT4_BITS, _INT8_BITS = 5.0, 9.0  # bits of a weight, scales included: Q4_1 has 5, Q8_0 8.5
@@ -176,7 +175,7 @@ class LanguageModel:
     @property
     def run(self) -> Path | None:
         """The folder of the training run that the model comes from, None where it comes from elsewhere."""
-        return _run_of(self.directory)
+        return run_of(self.directory)
 
     @property
     def learned_chats(self) -> bool:
@@ -193,7 +192,7 @@ class LanguageModel:
         generation.constrained). Raises BadInputError for a prompt longer than the context (with both counts) or a
         setting that is wrong.
         """
-        return _exhaust(self.stream(text, settings=settings))
+        return _exhaust(self.stream(text, **settings))
 
     def chat(self, messages: str | Sequence[Message], **settings: Any) -> str:
         """The model's reply to a conversation: messages {"role", "content"}, or one user message as text.
@@ -201,7 +200,7 @@ class LanguageModel:
         settings: as of `generate`. Raises BadInputError where the model has no chat template or the conversation does
         not fit the context.
         """
-        return _exhaust(self.stream_chat(messages, settings=settings))
+        return _exhaust(self.stream_chat(messages, **settings))
 
     def beams(self, text: str, **settings: Any) -> list[tuple[str, float]]:
         """(text, log-probability) of the most probable continuations of `text`, best first, by beam search.
@@ -226,25 +225,23 @@ class LanguageModel:
         )
         return [(self.tokenizer.decode(list(each.ids)), each.log_probability) for each in found]
 
-    def stream(
-        self, text: str, *, settings: Mapping[str, Any] | None = None, draft: "LanguageModel | None" = None
-    ) -> Reply:
-        """The continuation of `text`, piece by piece. draft: a smaller model of the same tokenizer, which guesses
-        tokens for this one to judge; it changes the speed alone."""
-        return self._reply(self.prompt_ids(text), settings or {}, draft)
+    def stream(self, text: str, *, draft: "LanguageModel | None" = None, **settings: Any) -> Reply:
+        """The continuation of `text`, piece by piece. settings: as of `generate`. draft: a smaller model of the same
+        tokenizer, which guesses tokens for this one to judge; it changes the speed alone."""
+        return self._reply(self.prompt_ids(text), settings, draft)
 
     def stream_chat(
         self,
         messages: str | Sequence[Message],
         *,
-        settings: Mapping[str, Any] | None = None,
         draft: "LanguageModel | None" = None,
+        **settings: Any,
     ) -> Reply:
-        """The reply to a conversation, piece by piece. draft: as of `stream`."""
+        """The reply to a conversation, piece by piece. settings: as of `generate`; draft: as of `stream`."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         ids = encode_chat(self.tokenizer, messages, add_generation_prompt=True)
-        return self._reply(ids, settings or {}, draft)
+        return self._reply(ids, settings, draft)
 
     def inspect(self, text: str, *, layers: Sequence[int] | None = None) -> "Reading":
         """What the model does while it reads `text`, as `generate` would: token probabilities, logit lens, attention.
@@ -387,90 +384,9 @@ def stored_precision(path: Path, config: "TransformerConfig") -> Precision:
     return "int4" if most <= _INT4_BITS and all(width % 32 == 0 for width in inputs) else "int8"
 
 
-def find_model(name_or_path: str) -> Path:
-    """Where a model lies: a folder in Hugging Face layout, a GGUF file, a run (its model, else its last whole
-    checkpoint), or a catalog model, which is pulled if it is not on this machine."""
-    path = Path(name_or_path).expanduser()
-    if (path / "config.json").is_file() or (path.suffix == GGUF_SUFFIX and path.is_file()):
-        return path
-    if has_run(name_or_path):
-        return _model_of_run(find_run(name_or_path).directory)
-    if path.is_dir():
-        return _gguf_in(path) or path
-    if path.is_file():
-        from llm_journey.checkpoint.tensor_files import refuse_pickles
-
-        refuse_pickles(path)
-    from llm_journey.datasets.catalog import CATALOG
-
-    if name_or_path in CATALOG:
-        return _catalog_model(name_or_path)
-    models = ", ".join(name for name, entry in CATALOG.items() if entry.kind == "model")
-    raise BadInputError(
-        f"unknown model {name_or_path!r}: no folder, no run ({suggestion(name_or_path)}), no catalog model ({models})"
-    )
-
-
-def find_text_model(name_or_path: str) -> Path:
-    """`find_model` for what writes text: a catalog model that only embeds texts is refused before it is pulled."""
-    if not Path(name_or_path).expanduser().exists() and embeds_texts(name_or_path):
-        raise BadInputError(f"{name_or_path!r} generates no text, it embeds: journey embed {name_or_path} TEXT")
-    return find_model(name_or_path)
-
-
-def embeds_texts(name_or_path: str) -> bool:
-    """Whether a name is that of a model which turns texts into vectors; nothing is opened or pulled to tell."""
-    from llm_journey.datasets.catalog import CATALOG
-
-    path = Path(name_or_path).expanduser()
-    if path.exists() or has_run(name_or_path):
-        return (path / "modules.json").is_file()
-    return name_or_path in CATALOG and any(file.name == "modules.json" for file in CATALOG[name_or_path].files)
-
-
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
     """`key=value` texts as sampling settings."""
     return override({}, assignments)
-
-
-def model_name(name_or_path: str, directory: Path) -> str:
-    """The name of the run that a model's folder lies in, else the name it was asked for by, without its path."""
-    run = _run_of(directory)
-    return run.name if run is not None else Path(name_or_path).name
-
-
-def _run_of(directory: Path) -> Path | None:
-    """The run whose model/ or checkpoint a folder is."""
-    around = (directory.parent, directory.parent.parent)
-    return next((folder for folder in around if (folder / RUN_FILE).is_file()), None)
-
-
-def _model_of_run(directory: Path) -> Path:
-    if (directory / MODEL_FOLDER / "config.json").is_file():
-        return directory / MODEL_FOLDER
-    from llm_journey.checkpoint.training_state import latest_checkpoint
-
-    checkpoint = latest_checkpoint(directory / "checkpoints")
-    if checkpoint is None:
-        raise BadInputError(f"run {directory.name!r} has saved no model yet; `journey train {directory.name} --resume`")
-    return checkpoint.path
-
-
-def _catalog_model(name: str) -> Path:
-    """Where a catalog model lies in a form that can be opened; what is not here is pulled first, visibly."""
-    from llm_journey.datasets.catalog import CATALOG, locate
-
-    entry = CATALOG[name]
-    if entry.kind != "model":
-        raise BadInputError(f"{name!r} is a {entry.kind}, not a model; `journey models list` shows the models")
-    folder = locate(entry) or _pull(name)
-    if (folder / "model.safetensors").is_file():
-        return folder
-    file = _gguf_in(folder)
-    if file is None:
-        held = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise BadInputError(f"{name!r} is here as {held} only, which cannot be opened; {_what_can_be_opened()}")
-    return file
 
 
 def _say_once(what: str) -> None:
@@ -483,34 +399,6 @@ def _warn(what: str) -> None:
     from llm_journey.core.console import messages
 
     messages().print(f"going on without compiled steps: {what}", markup=False, soft_wrap=True)
-
-
-def _what_can_be_opened() -> str:
-    from llm_journey.checkpoint.families import FAMILIES
-
-    return f"a run, a GGUF file, or a folder with model.safetensors of a family ({', '.join(FAMILIES)}) can be"
-
-
-def _pull(name: str) -> Path:
-    """Fetch a catalog model; each source that is tried, and how much it sends, is said on standard error."""
-    from llm_journey.core.console import messages
-    from llm_journey.datasets.pull import Progress, pull
-
-    def say(progress: Progress) -> None:
-        size = f" ({progress.total / 1e6:.0f} MB)" if progress.action.startswith("pulling from") else ""
-        if size or progress.action.startswith(("failed", "waiting")):
-            messages().print(f"{name}: {progress.action}{size}", markup=False, soft_wrap=True)
-
-    messages().print(f"{name} is not on this machine; it is pulled once", markup=False, soft_wrap=True)
-    return pull(name, on_progress=say)
-
-
-def _gguf_in(folder: Path) -> Path | None:
-    """The one GGUF file of a folder, None where it holds none. Raises BadInputError where it holds several."""
-    found = sorted(path for path in folder.iterdir() if path.suffix == GGUF_SUFFIX)
-    if len(found) > 1:
-        raise BadInputError(f"{folder}: holds {len(found)} GGUF files ({found[0].name} ...); name one of them")
-    return found[0] if found else None
 
 
 def _recommended(name: str) -> dict[str, Any]:

@@ -91,6 +91,12 @@ def measure(run: TrainedRun, observer: Observer | None = None) -> dict[str, str]
         material.observer.stage(name)
         try:
             work(material)
+        except KeyboardInterrupt:
+            begun = list(_MEASUREMENTS).index(name)
+            failures |= dict.fromkeys(list(_MEASUREMENTS)[begun:], "interrupted")
+            material.folder.update(failures=failures)
+            material.observer.message(f"the model is saved; measure it with: journey report {run.name} --measure")
+            raise
         except Exception as error:  # whatever fails here, the trained model is worth more
             failures[name] = describe_error(error)
             material.observer.message(f"{name} failed: {failures[name]}")
@@ -159,8 +165,8 @@ def _facts(material: _Material) -> Any:
     figures: dict[str, Any] = information.get("figures", {})
     accuracies = {label: figures[key] for key, label in SHARES.items() if figures.get(key) is not None}
     baselines: dict[str, float] = information.get("baselines", {})
-    data, data_licence, licence = _data_in_words(recipe)
     report = files.read_json(material.folder.directory / "preparation.json")
+    data, data_licence, licence = _data_in_words(recipe, report["train_documents"])
     return CardFacts(
         name=material.folder.directory.name,
         architecture=_architecture(recipe),
@@ -204,12 +210,13 @@ def _held_out_in_words(recipe: Recipe) -> str:
         return f"held-out pairs, whose {never} were never trained on"
     if recipe.training.stream is None:
         return "held-out documents of the same source, never trained on"
-    return f"held-out documents of `{Path(recipe.data.source).name}`; streamed documents that equal one were left out"
+    name = Path(recipe.data.source).name
+    return f"held-out documents of `{name}`; what equals one, or a paragraph of one, was left out of the stream"
 
 
-def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
-    """(what the data is, its licence, the identifier for the weights)."""
-    data, data_licence, licence = _source_in_words(recipe)
+def _data_in_words(recipe: Recipe, documents: int) -> tuple[str, str, str]:
+    """(what the data is, its licence, the identifier for the weights). documents: that were trained on."""
+    data, data_licence, licence = _source_in_words(recipe, documents)
     if recipe.base is None:
         return data, data_licence, licence
     from llm_journey.datasets.catalog import CATALOG
@@ -218,7 +225,7 @@ def _data_in_words(recipe: Recipe) -> tuple[str, str, str]:
     return f"Gone on from {base}, method {recipe.method}. {data}", data_licence, licence
 
 
-def _source_in_words(recipe: Recipe) -> tuple[str, str, str]:
+def _source_in_words(recipe: Recipe, documents: int) -> tuple[str, str, str]:
     from llm_journey.datasets.catalog import CATALOG, is_catalog_file
     from llm_journey.datasets.made_chats import MADE_CHATS
 
@@ -238,7 +245,10 @@ def _source_in_words(recipe: Recipe) -> tuple[str, str, str]:
     name = source.partition("/")[0] if is_catalog_file(source) else source
     if name in CATALOG:
         entry = CATALOG[name]
-        return f"Trained on {entry.title}", entry.licence, _LICENCES.get(entry.licence, "other")
+        trained = (
+            f"{documents:,} documents of `{name}` ({entry.title})" if recipe.training.stream is None else entry.title
+        )
+        return f"Trained on {trained}", entry.licence, _LICENCES.get(entry.licence, "other")
     kind = "the stream" if recipe.training.stream else "the text in"
     return f"Trained on {kind} `{Path(source).name}`", "not stated by its owner", "other"
 

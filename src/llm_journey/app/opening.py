@@ -4,14 +4,8 @@ from pathlib import Path
 
 from llm_journey.app.embedder import Embedder, open_embedder
 from llm_journey.app.encoders import MaskFiller, Rewriter
-from llm_journey.app.language_model import (
-    GGUF_SUFFIX,
-    LanguageModel,
-    embeds_texts,
-    find_text_model,
-    model_name,
-    open_model,
-)
+from llm_journey.app.find_models import GGUF_SUFFIX, embeds_texts, find_text_model, model_name
+from llm_journey.app.language_model import LanguageModel, open_model
 from llm_journey.core.errors import BadInputError
 
 AnyTextModel = LanguageModel | MaskFiller | Rewriter

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_journey.app.runs import find_run, has_run, suggestion
 from llm_journey.core.errors import BadInputError
-from llm_journey.training.recipe import Recipe, load_recipe, shipped_recipes
+from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe, shipped_recipes
 
 # What a source by itself is prepared like.
 DEFAULT_RECIPE = "quickstart"
@@ -36,6 +36,11 @@ def recipe_for_source(recipe_or_source: str, overrides: Sequence[str] = ()) -> R
     path = Path(recipe_or_source).expanduser()
     is_recipe = recipe_or_source in shipped_recipes() or path.suffix in _SUFFIXES
     if is_recipe or has_run(recipe_or_source):
+        if path.is_dir() and path.name == recipe_or_source and not (path / RECIPE_FILE).is_file():
+            raise BadInputError(
+                f"{recipe_or_source!r} is a folder here, and the name of a recipe or a run; for the folder, write "
+                f"./{recipe_or_source}"
+            )
         return find_recipe(recipe_or_source, overrides)
     recipe = load_recipe(DEFAULT_RECIPE, overrides)
     return replace(recipe, data=replace(recipe.data, source=recipe_or_source))

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_journey.app.certificates import LOGIT_BOUND, TEXTS, Source, compare, findings, require
-from llm_journey.app.language_model import GGUF_SUFFIX, LanguageModel
+from llm_journey.app.find_models import GGUF_SUFFIX
+from llm_journey.app.language_model import LanguageModel
 from llm_journey.core import files
 from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
 

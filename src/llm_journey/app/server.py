@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llm_journey.app.embedder import open_embedder
-from llm_journey.app.language_model import embeds_texts, open_model
+from llm_journey.app.find_models import embeds_texts
+from llm_journey.app.language_model import open_model
 from llm_journey.core.config import override, validate
 from llm_journey.core.errors import BadInputError
 

@@ -15,11 +15,14 @@ from llm_journey.core.errors import JourneyError
 
 _FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_ENOUGH = 64 << 20  # bytes: a folder with so much room is not the one that a write failed in
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Run `work` and return the exit code of the process; what it raises is said in one line on standard error."""
+    if sys.stdout is None:  # closed by whoever called us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     try:
         code = work() or 0
         return _fail("interrupted", _INTERRUPTED) if code == _INTERRUPTED else code
@@ -76,18 +79,22 @@ def _explain_os_error(error: OSError) -> str:
     where = str(error.filename) if error.filename is not None else "a file"
     reason = error.strerror or type(error).__name__
     if error.errno in _DISK_FULL:
-        where = where if error.filename is not None else _fullest_folder()
+        folder, free = _fullest_folder()
+        if error.filename is None and free > _ENOUGH:
+            return f"standard output: what it goes to is full ({reason})"
+        where = where if error.filename is not None else folder
         return f"{where}: the disk is full ({reason}); free some space (`journey clean`) or set JOURNEY_HOME elsewhere"
     if error.errno in _NOT_WRITABLE:
         return f"{where}: no permission or not writable ({reason}); set JOURNEY_HOME to a folder that you can write"
     return f"{where}: {reason}"
 
 
-def _fullest_folder() -> str:
-    """Which of our folders has the least room: a failed write does not say where it failed."""
+def _fullest_folder() -> tuple[str, int]:
+    """Which of our folders has the least room, and how much: a failed write does not say where it failed."""
     from llm_journey.core.paths import cache_dir, runs_dir
 
     def free(folder: Path) -> int:
         return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
-    return str(min((cache_dir().absolute(), runs_dir().absolute()), key=free))
+    least = min((cache_dir().absolute(), runs_dir().absolute()), key=free)
+    return str(least), free(least)

@@ -99,7 +99,7 @@ def generate(
             raise BadInputError("a beam search takes no draft model: leave out --draft or num_beams")
         _search(opened, text, chosen, as_json)
         return
-    reply = opened.stream(text, settings=chosen, draft=_draft(draft))
+    reply = opened.stream(text, draft=_draft(draft), **chosen)
     opened.engine  # noqa: B018 - made now, so that the seconds below are those of the answer
     began = time.monotonic()
     if not as_json:
@@ -141,7 +141,7 @@ def chat(
     if text is None:
         _converse(opened, chosen, guesser)
         return
-    reply = opened.stream_chat(text, settings=chosen, draft=guesser)
+    reply = opened.stream_chat(text, draft=guesser, **chosen)
     opened.engine  # noqa: B018 - as in generate
     began = time.monotonic()
     _write(reply, as_json)
@@ -233,7 +233,7 @@ def _converse(model: "LanguageModel", settings: dict[str, Any], draft: "Language
             continue
         messages.append({"role": "user", "content": line})
         try:
-            reply = model.stream_chat(messages, settings=settings, draft=draft)
+            reply = model.stream_chat(messages, draft=draft, **settings)
         except BadInputError as error:
             if not messages[:-1]:
                 raise

@@ -26,7 +26,7 @@ def quickstart(
 
     Pulls 10,033 Wikipedia summaries, trains a tokenizer and a model on them, measures the model beside compressors and
     n-grams, saves it in Hugging Face layout and writes the report; then lets a published model answer through the same
-    code. Under 6 minutes on 2 cores; 90 seconds of them are training.
+    code. Under 4 minutes on 2 cores; 90 seconds of them are training.
     """
     from llm_journey.app.quickstart import run_quickstart
     from llm_journey.cli.live import view

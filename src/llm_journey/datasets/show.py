@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_journey.core.errors import BadInputError, JourneyError, unknown_name
+from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.datasets.prepare import SPLITS, PreparationReport, iterate_rows, read_report
 from llm_journey.text.quality import rule_of
 
@@ -45,7 +45,8 @@ def show_samples(directory: Path, *, count: int = 5, seed: int = 0, reason: str 
         known = {rule_of(sample.reason) for sample in dropped}
         dropped = [sample for sample in dropped if rule_of(sample.reason) == reason]
         if not dropped:
-            raise unknown_name("reason", reason, known)
+            listed = ", ".join(sorted(known)) or "nothing"
+            raise BadInputError(f"nothing was dropped for {reason!r}; what was dropped was for: {listed}")
     drawn = sorted(generator.sample(range(len(dropped)), min(count, len(dropped))))
     return Samples(report, tuple(kept), tuple(dropped[number] for number in drawn))
 

@@ -233,7 +233,7 @@ def local_files(source: str) -> list[Path]:
         found = sorted(item for item in path.rglob("*") if item.is_file() and _kind(item))
     elif path.is_file():
         found = [path]
-    elif _kind(path) or path.is_absolute():
+    elif _kind(path) or path.is_absolute() or source.startswith((".", "~")):
         raise BadInputError(f"{source}: no such file or folder")
     else:
         return []

@@ -330,7 +330,7 @@ def _export_section(run: Run) -> Section | None:
 def _recipe_section(run: Run) -> Section | None:
     if not run.recipe:
         return None
-    said = f"recipe.yaml holds the resolved recipe; `journey train {run.directory.name}/recipe.yaml` repeats the run."
+    said = "recipe.yaml holds the resolved recipe; `journey train recipe.yaml`, in this folder, repeats the run."
     return Section("recipe", "Recipe", [Note(said), Code(run.recipe, "Show the recipe")])
 
 

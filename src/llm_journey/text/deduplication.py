@@ -189,8 +189,12 @@ def split_words(text: str) -> list[str]:
 
 def content_hash(text: str) -> bytes:
     """SHA-256 (32 bytes) of a text with case and white space evened out."""
-    evened = " ".join(text.casefold().split())
-    return hashlib.sha256(evened.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(evened(text).encode("utf-8", "surrogatepass")).digest()
+
+
+def evened(text: str) -> str:
+    """A text in lower case, each stretch of white space one space, none at its ends."""
+    return " ".join(text.casefold().split())
 
 
 def _mix(values: UInt64Array) -> UInt64Array:

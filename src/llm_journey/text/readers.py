@@ -168,10 +168,15 @@ def _select(paths: list[Path], root: Path, problems: list[Problem]) -> list[Sour
     for path in paths:
         name = _portable(path.relative_to(root).as_posix())
         kind = _kind(path.name)
-        linked_folder = path.is_symlink() and path.is_dir()
-        if (kind is None and not linked_folder) or (path.is_dir() and not linked_folder):
+        try:
+            linked_folder = path.is_symlink() and path.is_dir()
+            if (kind is None and not linked_folder) or (path.is_dir() and not linked_folder):
+                continue
+            inside = path.resolve().is_relative_to(resolved_root)
+        except (OSError, RuntimeError) as error:  # no permission to look; links in a circle
+            problems.append(Problem(name, f"cannot be looked at ({getattr(error, 'strerror', None) or error})"))
             continue
-        if not path.resolve().is_relative_to(resolved_root):
+        if not inside:
             problems.append(Problem(name, "is a link that leads out of the folder; it is not followed"))
         elif kind is not None and not linked_folder:
             files.append(SourceFile(path, name, kind))

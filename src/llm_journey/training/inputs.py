@@ -25,11 +25,11 @@ from llm_journey.datasets.catalog import resolve as resolve_source
 from llm_journey.datasets.chat_files import chat_files, chat_rows
 from llm_journey.datasets.chat_preparation import PreparedChats, prepare_chats
 from llm_journey.datasets.corruption import MASK_TOKEN, SENTINEL_PREFIX
+from llm_journey.datasets.held_out import HeldOut
 from llm_journey.datasets.made_chats import MADE_CHATS, made_rows, made_version
 from llm_journey.datasets.pair_files import Pairs, is_pair_file, read_pair_file, split_pairs
 from llm_journey.datasets.prepare import DataConfig, PreparationReport, iterate_texts, prepare_documents
 from llm_journey.datasets.shards import TokenShards, write_shards
-from llm_journey.text.deduplication import content_hash
 from llm_journey.text.readers import Problem
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer import io as tokenizer_io
@@ -170,9 +170,9 @@ def _replay(
     return _open(directory, "train")
 
 
-def held_out_hashes(inputs: Inputs) -> frozenset[bytes]:
-    """Content hashes of the validation documents: 32 bytes each, for a stream to leave them out."""
-    return frozenset(content_hash(text) for text in iterate_texts(inputs.prepared, "validation"))
+def held_out_text(inputs: Inputs) -> HeldOut:
+    """The validation documents, for a stream to leave them out."""
+    return HeldOut.of(iterate_texts(inputs.prepared, "validation"))
 
 
 def _make(recipe: Recipe, prepared: Path, directory: Path, base: Tokenizer | None, observer: Observer) -> None:

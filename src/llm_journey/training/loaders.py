@@ -16,14 +16,14 @@ from llm_journey.datasets.batching import Batch, Int64Array, PairBatch, pad_pair
 from llm_journey.datasets.catalog import CATALOG, resolve
 from llm_journey.datasets.chat_loader import ChatLoader, ChatShards, Rows
 from llm_journey.datasets.corruption import MASK_TOKEN, MaskedBatch, corrupt_spans, mask_tokens, sentinel_tokens
-from llm_journey.datasets.loader import TokenLoader
+from llm_journey.datasets.held_out import NOTHING, HeldOut
+from llm_journey.datasets.loader import TokenLoader, check_context
 from llm_journey.datasets.packing import PackedLoader
 from llm_journey.datasets.pairs import PairLoader
 from llm_journey.datasets.position import read_state
 from llm_journey.datasets.shards import TokenShards
 from llm_journey.datasets.streaming import StreamingLoader
 from llm_journey.text.cleaning import clean
-from llm_journey.text.deduplication import content_hash
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.training.recipe import Recipe
 
@@ -193,13 +193,13 @@ def make_loader(
     shards: TokenShards,
     tokenizer: Tokenizer | None = None,
     targets: TokenShards | None = None,
-    held_out: frozenset[bytes] = frozenset(),
+    held_out: HeldOut = NOTHING,
     replay: TokenShards | None = None,
 ) -> Loader:
     """The loader that the recipe names: of `training.stream` (encoded by `tokenizer`), else of `shards`.
 
     `targets` are the answers to the documents of `shards`, for objective seq2seq; for stage sft, which tokens of them
-    are trained. `held_out`: content hashes of documents that a stream must leave out. `replay`: general text for some
+    are trained. `held_out`: what a stream must leave out. `replay`: general text for some
     of the rows. Raises BadInputError for a stream that is not there, and for a tokenizer without the tokens that the
     objective needs.
     """
@@ -217,7 +217,7 @@ def make_loader(
         return ChatLoader(chats, batch_size=batch_size, context=recipe.row_length, seed=seed, rows=rows)
     text = _text_loader(recipe, shards, tokenizer, held_out)
     if replay is not None:
-        return MixedLoader(text, _text_loader(recipe, replay, None, frozenset(), rows=recipe.replay_rows))
+        return MixedLoader(text, _text_loader(recipe, replay, None, NOTHING, rows=recipe.replay_rows))
     if recipe.objective == "next_token":
         return text
     if tokenizer is None:
@@ -231,7 +231,7 @@ def _text_loader(
     recipe: Recipe,
     shards: TokenShards,
     tokenizer: Tokenizer | None,
-    held_out: frozenset[bytes],
+    held_out: HeldOut,
     rows: int | None = None,
 ) -> TextLoader:
     """rows: of a batch; by default what replay leaves of the recipe's."""
@@ -251,13 +251,12 @@ def _text_loader(
             text_key=recipe.data.text_key,
         )
     if training.order == "packed":
+        check_context(shards, context)
         return PackedLoader(shards, batch_size=batch_size, context=context, seed=seed)
     return TokenLoader(shards, batch_size=batch_size, context=context, seed=seed, order=training.order)
 
 
-def _encode_streamed(
-    tokenizer: Tokenizer, cleaning: bool, held_out: frozenset[bytes], texts: list[str]
-) -> list[list[int]]:
-    """Ids of streamed documents, cleaned as prepared text is; those that equal a held-out document are left out."""
+def _encode_streamed(tokenizer: Tokenizer, cleaning: bool, held_out: HeldOut, texts: list[str]) -> list[list[int]]:
+    """Ids of streamed documents, cleaned as prepared text is; held-out ones are left out."""
     cleaned = [clean(text) for text in texts] if cleaning else texts
-    return tokenizer.encode_batch([text for text in cleaned if text and content_hash(text) not in held_out])
+    return tokenizer.encode_batch([text for text in cleaned if text and not held_out.holds(text)])

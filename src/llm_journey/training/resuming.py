@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llm_journey.checkpoint.training_state import Checkpoint
 from llm_journey.core import config as configuration
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.config import TransformerConfig
 from llm_journey.training.recipe import Recipe
 
 # Fingerprints that are no data's.
-_MODELS = {"base": "the model that it goes on from", "teacher": "the model that it learns from"}
+MODELS = {"base": "the model that it goes on from", "teacher": "the model that it learns from"}
 
 
 def check_same_recipe(saved: Recipe, given: Recipe, directory: Path) -> None:
@@ -54,12 +53,12 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, tuple[Any,
         yield key, (old, new)
 
 
-def check_fingerprints(checkpoint: Checkpoint, fingerprints: Mapping[str, str], directory: Path) -> None:
+def check_fingerprints(before: Mapping[str, str], now: Mapping[str, str], directory: Path) -> None:
     """Refuse to go on with other data, or beside another model, than the run began with (NeMo-RL#2519)."""
-    for name, found in fingerprints.items():
-        expected = checkpoint.state["fingerprints"].get(name)
+    for name in before.keys() | now.keys():
+        expected, found = before.get(name), now.get(name)
         if expected != found:
-            what = _MODELS.get(name, "the data")
+            what = MODELS.get(name, "the data")
             raise BadInputError(
                 f"{directory}: the {name} fingerprint was {expected} and is now {found}; "
                 f"{what} changed under the run: restore it, or start a new run"

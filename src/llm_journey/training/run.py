@@ -26,6 +26,7 @@ from llm_journey.core import config as configuration
 from llm_journey.core import files, lineage
 from llm_journey.core.errors import BadInputError, JourneyError
 from llm_journey.datasets.chat_loader import ChatShards
+from llm_journey.datasets.held_out import NOTHING
 from llm_journey.finetuning.vocabulary import enlarge
 from llm_journey.model.blocks import recompute
 from llm_journey.model.cost import activation_bytes, count_parameters, key_value_bytes, training_flops_per_token
@@ -35,13 +36,13 @@ from llm_journey.training import methods
 from llm_journey.training.distillation import distilling, shallower
 from llm_journey.training.early_stopping import EarlyStopping
 from llm_journey.training.forgetting import general_figures, general_rows
-from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_hashes, prepare_inputs
+from llm_journey.training.inputs import VOCABULARY_FILE, Inputs, held_out_text, prepare_inputs
 from llm_journey.training.loaders import make_loader
 from llm_journey.training.objectives import objective_of
 from llm_journey.training.observer import Observer
 from llm_journey.training.precision import Precision, pick_device, pick_precision
 from llm_journey.training.recipe import RECIPE_FILE, Recipe, load_recipe
-from llm_journey.training.resuming import check_fingerprints, check_same_recipe
+from llm_journey.training.resuming import MODELS, check_fingerprints, check_same_recipe
 from llm_journey.training.run_folder import BEST, SAMPLES, RunFolder
 from llm_journey.training.throughput import WATTS_A_CORE, energy_estimate_joules, peak_flops, peak_memory
 from llm_journey.training.tracker import JsonlTracker, make_trackers
@@ -102,6 +103,9 @@ def train(
             recipe = replace(recipe, model=replace(recipe.model, vocab_size=size))
         _check_teacher(recipe, tokenizer, guide)
     inputs = prepare_inputs(recipe, base=tokenizer, observer=observer)
+    if resume:  # before anything else is said of data that are others by now
+        begun = {name: mark for name, mark in folder.information.get("fingerprints", {}).items() if name not in MODELS}
+        check_fingerprints(begun or inputs.fingerprints(), inputs.fingerprints(), run_directory)
     recipe = recipe if start is not None else recipe.with_vocabulary(inputs.tokenizer.vocab_size)
     if recipe.vocabulary is not None and start is not None:
         recipe = _with_new_tokens(recipe, start, inputs, observer)
@@ -173,7 +177,7 @@ class _Run:
         if recipe.training.gradient_checkpointing:
             recompute(model)
         model.train()
-        held_out = held_out_hashes(inputs) if recipe.training.stream is not None else frozenset()
+        held_out = held_out_text(inputs) if recipe.training.stream is not None else NOTHING
         loader = make_loader(recipe, inputs.train, inputs.tokenizer, inputs.train_targets, held_out, inputs.replay)
         self.general_nt = None
         if recipe.forgetting is not None:
@@ -188,7 +192,7 @@ class _Run:
         if checkpoint is None:
             self.observer.message("no checkpoint was finished yet; the run begins again")
             return -1
-        check_fingerprints(checkpoint, self.fingerprints(), self.folder.directory)
+        check_fingerprints(checkpoint.state["fingerprints"], self.fingerprints(), self.folder.directory)
         self.trainer.restore(checkpoint.model, checkpoint.optimizer, checkpoint.state["trainer"])
         patience = self.recipe.training.early_stopping
         if patience is None or (self.folder.directory / BEST).is_dir():
