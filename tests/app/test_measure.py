@@ -11,6 +11,7 @@ from command_line import Journey
 from llm_journey.app import measure as measuring
 from llm_journey.app.runs import TrainedRun, find_run
 from llm_journey.core.errors import JourneyError
+from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import Recipe, recipe_from
 
 
@@ -96,20 +97,37 @@ def test_the_card_is_filled_and_the_recipe_lies_beside_it(shared_home: Path) -> 
 
 
 def test_a_catalog_source_brings_its_licence() -> None:
-    data, data_licence, licence = measuring._data_in_words(_recipe("wiki-summaries"))
-    assert ("Wikipedia" in data, data_licence, licence) == (True, "CC BY-SA 4.0", "cc-by-sa-4.0")
-    assert measuring._data_in_words(_recipe("/home/me/notes"))[1:] == ("not stated by its owner", "other")
+    data, data_licence, licence = measuring._data_in_words(_recipe("wiki-summaries"), 474)
+    assert data.startswith("Trained on 474 documents of `wiki-summaries` (") and "Wikipedia" in data
+    assert (data_licence, licence) == ("CC BY-SA 4.0", "cc-by-sa-4.0")
+    assert measuring._data_in_words(_recipe("/home/me/notes"), 9)[1:] == ("not stated by its owner", "other")
 
 
 def test_the_card_names_the_stream_that_was_trained_on() -> None:
     recipe = _recipe("wiki-summaries", stream="/home/me/huge.jsonl")
-    assert measuring._data_in_words(recipe) == (
+    assert measuring._data_in_words(recipe, 9) == (
         "Trained on the stream `huge.jsonl`",
         "not stated by its owner",
         "other",
     )
     assert "never trained on" not in measuring._held_out_in_words(recipe)
     assert "`wiki-summaries`" in measuring._held_out_in_words(recipe)
+
+
+def test_measuring_that_is_interrupted_says_how_to_go_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    works = {name: lambda _: None for name in measuring._MEASUREMENTS}
+    monkeypatch.setattr(measuring, "_MEASUREMENTS", {**works, "writing the model card": interrupted})
+    heard: list[str] = []
+    observer = Observer()
+    observer.message = heard.append  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        measuring.measure(find_run("rivers"), observer)
+    assert heard == ["the model is saved; measure it with: journey report rivers --measure"]
+    failures = measuring.RunFolder.open(home / "runs" / "rivers").information["failures"]
+    assert failures == {"writing the model card": "interrupted", "writing the report": "interrupted"}
 
 
 def _recipe(source: str, **training: Any) -> Recipe:

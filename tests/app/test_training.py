@@ -58,8 +58,20 @@ def test_recipes_are_found_by_name_file_and_run(shared_home: Path, tiny_recipe: 
     assert find_recipe(str(tiny_recipe), ["seed=5"]).seed == 5
     assert find_recipe("rivers").model.width == 16
     assert find_recipe(str(shared_home / "runs" / "rivers")).model.width == 16
-    with pytest.raises(BadInputError, match=r"unknown recipe 'nothing': give one of chat, cranfield, dates, mlm-bert"):
+    with pytest.raises(BadInputError, match=r"unknown recipe 'nothing': give one of chat, cranfield, dates, distill, "):
         find_recipe("nothing")
+
+
+def test_a_folder_that_is_called_like_a_recipe_is_not_passed_over(
+    shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("small", "rivers"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(BadInputError, match=f"for the folder, write ./{name}"):
+            recipe_for_source(name)
+        assert recipe_for_source(f"./{name}").data.source == f"./{name}"
+    assert recipe_for_source("tiny").name == "tiny"
 
 
 def test_a_source_by_itself_is_prepared_like_the_quickstart(shared_home: Path, corpus: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_seed_draws_and_every_document_may_be_drawn(prepared: Path) -> None:
 def test_one_reason_can_be_asked_for(prepared: Path) -> None:
     (sample,) = show_samples(prepared, reason="duplicate").dropped
     assert sample.identifier == "corpus.jsonl#43"
-    with pytest.raises(BadInputError, match="unknown reason 'dull'; known: duplicate, too short"):
+    with pytest.raises(BadInputError, match="for 'dull'; what was dropped was for: duplicate, too short"):
         show_samples(prepared, reason="dull")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_journey.core.errors import BadInputError
 from llm_journey.model.attention import Attention
-from llm_journey.model.blocks import Block
+from llm_journey.model.blocks import Block, recompute
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.mlp import Mlp, joined_linear, make_mlp
@@ -214,3 +214,41 @@ def test_unknown_choices_list_the_known_ones() -> None:
     known = "gelu, gelu_tanh, relu, relu2, silu, swiglu"
     with pytest.raises(BadInputError, match=f"unknown mlp 'relu3'; known: {known}"):
         Mlp(config)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_recomputed_blocks_have_the_same_gradients(style: str) -> None:
+    """Gradient checkpointing: the second pass through a block is the first one again, its dropout included."""
+    found = []
+    for again in (False, True):
+        torch.manual_seed(3)
+        model = Decoder(_config(style, dropout=0.2))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        if again:
+            recompute(model)
+        torch.manual_seed(4)
+        model(torch.arange(12).view(2, 6)).square().mean().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True) if one is not None)
+    assert sum(gradient is not None for gradient in found[1]) > 4
+
+
+def test_recomputed_blocks_keep_less() -> None:
+    """Of what a forward pass keeps for the backward one, most lies inside the blocks."""
+
+    def kept(again: bool) -> int:
+        model, total = Decoder(_config("llama", num_layers=8)), 0
+        if again:
+            recompute(model)
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model.hidden(torch.arange(16)[None])
+        return total
+
+    assert kept(again=True) < kept(again=False) / 4

@@ -140,6 +140,27 @@ def test_broken_files_become_problems_and_the_rest_is_read(tmp_path: Path) -> No
     assert all(problem.skipped and "\n" not in problem.reason for problem in problems)
 
 
+def test_an_entry_that_cannot_be_looked_at_is_a_problem_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link into a folder without permission made the whole folder unreadable."""
+    (tmp_path / "good.txt").write_text("text", encoding="utf-8")
+    (tmp_path / "locked.txt").write_text("text", encoding="utf-8")
+    plain = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        if path.name == "locked.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    problems: list[Problem] = []
+    assert [file.name for file in find_files(tmp_path, problems)] == ["good.txt"]
+    assert [(problem.path, problem.reason) for problem in problems] == [
+        ("locked.txt", "cannot be looked at (Permission denied)")
+    ]
+
+
 def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     """CVE-2024-37032: nothing outside the folder is touched, by a link to a file or to a folder."""
     secret = write(tmp_path / "outside" / "secret.txt", "secret")

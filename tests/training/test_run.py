@@ -176,6 +176,10 @@ def test_a_swapped_data_set_is_refused_naming_both(tmp_path: Path) -> None:
     assert expected in str(raised.value) and len(found) == 64 and found != expected
     assert (tmp_path / "run" / "run.json").read_bytes() == before, "the refused run is as it was"
     tiny_runs.write_texts(source)
+    (source / "new.txt").write_text("Zebras gallop, quaintly vexing jackdaws; " * 9, encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"the train fingerprint was"):  # with a larger vocabulary too
+        train(recipe, tmp_path / "run", resume=True)
+    (source / "new.txt").unlink()
     assert train(recipe, tmp_path / "run", resume=True).status == "finished"
 
 

@@ -55,7 +55,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, tuple[Any,
 
 def check_fingerprints(before: Mapping[str, str], now: Mapping[str, str], directory: Path) -> None:
     """Refuse to go on with other data, or beside another model, than the run began with (NeMo-RL#2519)."""
-    for name in before.keys() | now.keys():
+    for name in dict.fromkeys((*now, *before)):
         expected, found = before.get(name), now.get(name)
         if expected != found:
             what = MODELS.get(name, "the data")
