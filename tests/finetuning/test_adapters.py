@@ -10,11 +10,14 @@ from llm_journey.app.language_model import open_model
 from llm_journey.checkpoint.model_folder import load_decoder, save_model
 from llm_journey.compression.onnx_files import OnnxDecoder
 from llm_journey.core.files import read_json
-from llm_journey.finetuning.config import LoraConfig
+from llm_journey.finetuning.config import LoraConfig, PromptConfig
 from llm_journey.finetuning.lora import inject
 from llm_journey.finetuning.peft_format import load_adapter, save_adapter
+from llm_journey.finetuning.prefix import inject_prefix, write_prefix_files
+from llm_journey.finetuning.prompt import inject_prompt, write_prompt_files
 from llm_journey.model.config import TransformerConfig
 from llm_journey.model.decoder import Decoder
+from llm_journey.parity.random_models import random_decoder
 from llm_journey.tokenizer.chat_template import DEFAULT_TEMPLATE
 from llm_journey.tokenizer.tokenizer import from_merges
 
@@ -68,6 +71,20 @@ def test_merged_is_adapted_in_every_form(
     assert (of_onnx - expected_btv).abs().max() < 1e-3
     found = journey("generate", tmp_path / "merged", "abc", "--set", "max_new_tokens=5", "--set", "seed=1")
     assert found.code == 0 and found.out
+
+
+def test_prompts_and_prefixes_are_listed_too(tmp_path: Path, journey: Journey) -> None:
+    for name, inject_one, write, learned in (
+        ("prompt", lambda decoder: inject_prompt(decoder, PromptConfig(tokens=3), 97), write_prompt_files, 3 * 32),
+        ("prefix", lambda decoder: inject_prefix(decoder, PromptConfig(tokens=3)), write_prefix_files, 3 * 3 * 2 * 32),
+    ):
+        decoder = random_decoder()
+        inject_one(decoder)
+        (tmp_path / name).mkdir()
+        write(decoder, tmp_path / name, base="mine")
+        (found,) = journey("adapters", "list", tmp_path / name, "--json").json
+        assert (found["kind"], found["base"], found["rank"], found["parameters"]) == (name, "mine", None, learned)
+    assert journey("adapters", "list", tmp_path).code == 0
 
 
 def test_the_list(model: Path, tmp_path: Path, journey: Journey) -> None:

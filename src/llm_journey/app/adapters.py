@@ -1,6 +1,7 @@
 """Adapters: what a folder holds, and an adapted model written as a model of its own, proven equal."""
 
 import copy
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ CERTIFICATE = "certificate.json"
 # Float32 sums taken in another order, through every layer.
 _BOUND = 1e-3
 _KEPT = ("LICENSE", "NOTICE")
+_VIRTUAL = {"PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """One adapter's folder, in short."""
+    """One adapter's folder, in short. rank, modules: of low-rank ones; a prompt or a prefix has None and 0."""
 
     folder: Path
     base: str
     kind: str
-    rank: int
+    rank: int | None
     parameters: int
     modules: int
 
@@ -38,17 +40,23 @@ def list_adapters(place: Path) -> list[AdapterFacts]:
 
     Raises BadInputError where there is no such folder, or one of its adapters is damaged.
     """
-    from llm_journey.finetuning.peft_format import read_facts
-
     if not place.is_dir():
         raise BadInputError(f"{place}: no such folder")
-    found = []
-    for folder in _adapter_folders(place):
+    return [_facts_of(folder) for folder in _adapter_folders(place)]
+
+
+def _facts_of(folder: Path) -> AdapterFacts:
+    from llm_journey.checkpoint import tensor_files
+    from llm_journey.finetuning.peft_format import CONFIG, WEIGHTS, read_facts
+
+    values = tensor_files.read_json(folder / CONFIG)
+    kind = _VIRTUAL.get(str(values.get("peft_type")))
+    if kind is None:
         facts = read_facts(folder)
-        found.append(
-            AdapterFacts(folder, facts.base, facts.kind, facts.config.rank, facts.num_parameters, facts.num_modules)
-        )
-    return found
+        return AdapterFacts(folder, facts.base, facts.kind, facts.config.rank, facts.num_parameters, facts.num_modules)
+    shapes, base = tensor_files.read_shapes(folder / WEIGHTS), values.get("base_model_name_or_path")
+    number = sum(math.prod(shape) for shape in shapes.values())
+    return AdapterFacts(folder, base if isinstance(base, str) else "", kind, None, number, 0)
 
 
 def find_adapter(name_or_path: str) -> Path:

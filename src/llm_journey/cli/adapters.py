@@ -38,7 +38,14 @@ def list_folder(
     else:
         head = ("adapter", "of", "kind", "rank", "matrices", "parameters")
         rows = [
-            [str(each.folder), each.base, each.kind, str(each.rank), str(each.modules), f"{each.parameters:,}"]
+            [
+                str(each.folder),
+                each.base,
+                each.kind,
+                str(each.rank or "–"),
+                str(each.modules or "–"),
+                f"{each.parameters:,}",
+            ]
             for each in found
         ]
         show_table(head, rows, right=(3, 4, 5))
