@@ -24,7 +24,10 @@ def test_runs_are_listed_oldest_first_and_damaged_ones_left_out(empty_home: Path
     make_run(empty_home, "a", created="2026-01-03T00:00:00+00:00")
     (make_run(empty_home, "c") / "run.json").write_text("{", encoding="utf-8")
     (empty_home / "runs" / "no-run").mkdir()
-    assert [run.name for run in list_runs()] == ["b", "a"]
+    said: list[str] = []
+    assert [run.name for run in list_runs(said.append)] == ["b", "a"]
+    (message,) = said
+    assert message.startswith("run 'c' is left out: ") and "run.json" in message
 
 
 def test_a_name_leads_nowhere_else(empty_home: Path, tmp_path: Path) -> None:

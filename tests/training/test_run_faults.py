@@ -211,6 +211,8 @@ def test_no_whole_checkpoint_is_an_error_that_changes_nothing(texts: Path, tmp_p
     for path in (tmp_path / "checkpoints").glob("step-*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     before = (tmp_path / "run.json").read_bytes()
-    with pytest.raises(BadInputError, match=r"none of 2 checkpoints is whole; the newest: .*model\.safetensors"):
+    with pytest.raises(
+        BadInputError, match=r"none of 2 checkpoints is whole; start a new run.*the newest: .*model\.safetensors"
+    ):
         train(recipe, tmp_path, resume=True)
     assert (tmp_path / "run.json").read_bytes() == before and status(tmp_path) == "interrupted"

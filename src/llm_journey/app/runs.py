@@ -1,7 +1,7 @@
 """Training runs by name: finding and listing what lies in the runs folder, where a new one goes, who works on one."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -120,15 +120,15 @@ class TrainedRun:
         return f"<table>{cells}</table>"
 
 
-def list_runs() -> list[TrainedRun]:
-    """Every run in the runs folder that can be read, oldest first."""
+def list_runs(on_damaged: Callable[[str], object] = str) -> list[TrainedRun]:
+    """Every run in the runs folder that can be read, oldest first; of others `on_damaged` is told what is wrong."""
     runs = []
     for directory in _run_folders():
         run = TrainedRun(directory)
         try:
             runs.append((run.created, run.name, run))
-        except BadInputError:
-            continue  # a damaged run.json: `journey runs show NAME` says what is wrong with it
+        except BadInputError as error:
+            on_damaged(f"run {directory.name!r} is left out: {error}")
     return [run for _, _, run in sorted(runs, key=lambda item: item[:2])]
 
 

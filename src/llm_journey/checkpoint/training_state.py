@@ -114,7 +114,10 @@ def latest_checkpoint(directory: Path, *, on_warning: Warn = _say) -> Checkpoint
             refused.append(str(error))
             on_warning(f"{error}; the checkpoint before it is tried")
     if refused:
-        raise BadInputError(f"{directory}: none of {len(refused)} checkpoints is whole; the newest: {refused[0]}")
+        raise BadInputError(
+            f"{directory}: none of {len(refused)} checkpoints is whole; start a new run, or restore one; "
+            f"the newest: {refused[0]}"
+        )
     return None
 
 

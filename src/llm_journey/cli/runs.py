@@ -24,7 +24,7 @@ def list_runs(as_json: Json = False) -> None:
     from llm_journey.cli.output import say, show_table
     from llm_journey.core.console import print_json
 
-    runs = find_runs()
+    runs = find_runs(on_damaged=say)
     if as_json:
         print_json([run.describe() for run in runs])
         return

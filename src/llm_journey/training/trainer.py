@@ -149,8 +149,8 @@ class Trainer:
         position.bad_steps = 0 if finite else position.bad_steps + 1
         if position.bad_steps >= MAX_BAD_STEPS:
             raise JourneyError(
-                f"{MAX_BAD_STEPS} steps in a row had no finite loss (last: step {position.step}); lower "
-                "training.optimizer.learning_rate or muon_learning_rate, or use training.precision=fp32"
+                f"{MAX_BAD_STEPS} steps in a row had no finite loss (last: step {position.step}); begin a new run "
+                "with a lower training.optimizer.learning_rate or muon_learning_rate, or training.precision=fp32"
             )
 
     def tensors(self) -> dict[str, Tensor]:
