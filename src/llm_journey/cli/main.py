@@ -14,6 +14,7 @@ from llm_journey.cli import (
     data,
     doctor,
     embed,
+    evaluate,
     export,
     foundations,
     generate,
@@ -43,6 +44,7 @@ for _name, _group in (
     ("tokenizer", tokenizer.app),
     ("adapters", adapters.app),
     ("runs", runs.app),
+    ("eval", evaluate.app),
     ("foundations", foundations.app),
 ):
     app.add_typer(_group, name=_name)

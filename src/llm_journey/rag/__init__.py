@@ -1,0 +1,1 @@
+"""Retrieval for generation: lexical and dense search, their fusion, diversity."""
