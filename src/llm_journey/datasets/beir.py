@@ -76,9 +76,7 @@ def _judgements(path: Path, texts: Collection[str], questions: Collection[str]) 
                 raise BadInputError(f"{path}, line {number}: has {len(row)} fields, not query-id, corpus-id, score")
             query, document, gain = row
             if query not in questions or document not in texts:
-                raise BadInputError(
-                    f"{path}, line {number}: judges {query!r} and {document!r}, one of which is not there"
-                )
+                raise BadInputError(f"{path}, line {number}: no query {query!r} or no document {document!r}")
             try:
                 value = float(gain)
             except ValueError:
