@@ -9,6 +9,7 @@ import typer
 
 from llm_journey.cli import (
     adapters,
+    ask,
     bench,
     boundary,
     data,
@@ -54,6 +55,8 @@ for _verb, _epilog in (
     (generate.generate, generate.GENERATE_EXAMPLES),
     (generate.chat, generate.CHAT_EXAMPLES),
     (embed.embed, embed.EMBED_EXAMPLES),
+    (ask.index, ask.INDEX_EXAMPLES),
+    (ask.ask, ask.ASK_EXAMPLES),
     (inspect.inspect, inspect.INSPECT_EXAMPLES),
     (quantize.quantize, quantize.QUANTIZE_EXAMPLES),
     (export.export, export.EXPORT_EXAMPLES),

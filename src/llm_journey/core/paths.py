@@ -26,6 +26,11 @@ def runs_dir() -> Path:
     return Path(home) / "runs" if home else Path(platformdirs.user_data_dir(_APP)) / "runs"
 
 
+def indexes_dir() -> Path:
+    """Folder for libraries that answers are found in, one folder a library."""
+    return runs_dir().with_name("indexes")
+
+
 def local_data_dir() -> Path | None:
     """The folder named by `JOURNEY_DATA_DIR`, or None where it is not set."""
     value = os.environ.get("JOURNEY_DATA_DIR")

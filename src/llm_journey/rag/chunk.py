@@ -34,8 +34,8 @@ class ChunkConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     chunker: ChunkerName = "recursive"
-    size: int = 1200
-    overlap: int = 150
+    size: int = 900
+    overlap: int = 120
 
     def __post_init__(self) -> None:
         if not 20 <= self.size <= 1_000_000:
