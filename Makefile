@@ -64,7 +64,7 @@ $(VENV)/.ready-venv:
 
 $(VENV)/.ready-run: $(VENV)/.ready-venv $(LOCK)
 	@echo 'Setting up $(VENV), once (torch is large: some minutes) ...' >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,serve,constrain,client]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,serve,constrain,client,rag]'
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready-venv $(LOCK)

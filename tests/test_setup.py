@@ -54,7 +54,7 @@ def test_setup_is_done_once(checkout: Path, tmp_path: Path) -> None:
 
     first = calls("quickstart")
     assert "-m venv .venv" in first
-    extras = ".[hf,serve,constrain,client]"
+    extras = ".[hf,serve,constrain,client,rag]"
     assert any("pip install" in call and "-c constraints.txt" in call and extras in call for call in first)
     assert first[-1] == "quickstart"
     assert calls("quickstart") == ["quickstart"]
