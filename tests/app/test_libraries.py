@@ -87,5 +87,6 @@ def test_judging_a_retriever(tmp_path: Path, journey: Journey) -> None:
     done = journey("eval", "retrieval", "--beir", tmp_path, "--retriever", "bm25", "--json")
     assert done.code == 0, done.err
     (result,) = done.json["results"]
+    assert done.json["ndcg@10"] == result["ndcg@10"]
     assert (result["ndcg@10"], result["recall@100"], result["mrr@10"], result["precision@10"]) == (1, 1, 1, 0.1)
     assert journey("eval", "retrieval", "--beir", tmp_path, "--retriever", "magic").code == 2

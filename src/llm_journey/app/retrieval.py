@@ -55,14 +55,15 @@ class RetrievalReport:
     results: list[RetrievalFigures]
 
     def describe(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
+        """As JSON values; of a single retriever its figures stand at the top too."""
+        results = [result.describe() for result in self.results]
+        return (results[0] if len(results) == 1 else {}) | {
             "folder": str(self.folder),
             "documents": self.documents,
             "queries": self.queries,
             "queries_without_relevant_documents": self.left_out,
             "embedder": self.embedder,
-            "results": [result.describe() for result in self.results],
+            "results": results,
         }
 
 
@@ -147,7 +148,7 @@ def _make(
         observer.stage("indexing words")
         lexical = LexicalIndex(texts, lexical_config)
     if set(names) != {"bm25"}:
-        dense = _dense(texts, embedder, observer)
+        dense = make_dense(texts, embedder, observer)
     made: dict[str, Retriever] = {}
     for name in names:
         if name == "bm25" and lexical is not None:
@@ -161,7 +162,7 @@ def _make(
     return made, dense
 
 
-def _dense(texts: Sequence[str], name: str, observer: Observer) -> "DenseIndex":
+def make_dense(texts: Sequence[str], name: str, observer: Observer) -> "DenseIndex":
     """The texts' vectors; kept in the cache by what they are made of."""
     import numpy as np
 
