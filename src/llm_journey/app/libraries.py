@@ -74,7 +74,6 @@ def index_source(
     settings: "key=value" texts of ChunkConfig. Where the library is there already, what is not given stays as it was.
     Raises BadInputError for what cannot be read, or a name that is taken by another source.
     """
-    from llm_journey.core.locks import one_at_a_time
     from llm_journey.datasets.catalog import CATALOG, resolve
     from llm_journey.rag.chunk import ChunkConfig
     from llm_journey.rag.library import Library
@@ -91,22 +90,21 @@ def index_source(
     config = validate(ChunkConfig, override(before.get("chunks", {}), settings), "passages")
     chosen = embedder or before.get("embedder") or DEFAULT_EMBEDDER
     problems: list[Problem] = []
-    with one_at_a_time(folder, lambda: observer.message("another process indexes this library; waiting")):
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / SETTINGS, {"source": known, "embedder": chosen, "chunks": asdict(config)})
-        with Library(folder) as library:
-            observer.stage("reading documents")
-            update = library.update(
-                read_documents(place, problems=problems),
-                config,
-                on_progress=lambda count: observer.progress(count, None, "documents"),
-            )
-            if chosen != NO_EMBEDDER:
-                update.vectors = _embed(library, chosen, observer)
-            if update.removed or update.changed:
-                library.forget_vectors()
-            update.problems = [(problem.path, problem.reason) for problem in problems]
-            return IndexReport(name, folder, library.num_documents, len(library.passages()), update)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / SETTINGS, {"source": known, "embedder": chosen, "chunks": asdict(config)})
+    with Library(folder, lambda: observer.message("another process indexes this library; waiting")) as library:
+        observer.stage("reading documents")
+        update = library.update(
+            read_documents(place, problems=problems),
+            config,
+            on_progress=lambda count: observer.progress(count, None, "documents"),
+        )
+        if chosen != NO_EMBEDDER:
+            update.vectors = _embed(library, chosen, observer)
+        if update.removed or update.changed:
+            library.forget_vectors()
+        update.problems = [(problem.path, problem.reason) for problem in problems]
+        return IndexReport(name, folder, library.num_documents, len(library.passages()), update)
 
 
 def _embed(library: Any, name: str, observer: Observer) -> int:

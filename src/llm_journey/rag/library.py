@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from llm_journey.core.errors import BadInputError
 from llm_journey.core.files import sha256_json
+from llm_journey.core.locks import one_at_a_time
 from llm_journey.rag.chunk import ChunkConfig, chunks
 from llm_journey.text.documents import Document
 
@@ -79,10 +80,13 @@ class Update:
 
 
 class Library:
-    """The library in a folder; made where it is not there. Close it, or use it in a `with`."""
+    """The library in a folder; made where it is not there. Close it, or use it in a `with`.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    One process at a time changes it; on_wait: called where another does.
+    """
+
+    def __init__(self, folder: Path, on_wait: Callable[[], None] | None = None) -> None:
+        self.folder, self._on_wait = folder, on_wait
         folder.mkdir(parents=True, exist_ok=True)
         self._file = sqlite3.connect(folder / FILE, timeout=30.0, isolation_level=None)
         try:
@@ -139,6 +143,12 @@ class Library:
         on_progress: Callable[[int], None] | None = None,
     ) -> Update:
         """Make the library hold these documents, cut by `config`, and no others. on_progress: told of how many."""
+        with one_at_a_time(self.folder, self._on_wait):
+            return self._update(documents, config, on_progress)
+
+    def _update(
+        self, documents: Iterable[Document], config: ChunkConfig, on_progress: Callable[[int], None] | None
+    ) -> Update:
         done, cut = Update(), sha256_json(asdict(config))[:16]
         known: dict[str, tuple[int, str]] = {
             name: (number, mark) for number, name, mark in self._file.execute("select id, name, mark from documents")
@@ -175,6 +185,10 @@ class Library:
 
         Texts of like length go together. What was made before is kept, whatever stops this.
         """
+        with one_at_a_time(self.folder, self._on_wait):
+            return self._embed(embedder, embed, on_progress)
+
+    def _embed(self, embedder: str, embed: Embed, on_progress: Callable[[int, int], None] | None) -> int:
         rows = self._file.execute(
             "select distinct p.mark, p.text from passages p "
             "left join vectors v on v.mark = p.mark and v.embedder = ? where v.mark is null",
