@@ -6,6 +6,7 @@
     print(run.figures["bits_per_byte"], run.report)
     model = llm_journey.load(run.name)
     print(model.generate("The city of"))
+    print(llm_journey.index("./notes").ask("Who built the bridge?").marked())
 
 Importing this package loads nothing heavy; torch comes with the first call.
 """
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from llm_journey.app.libraries import OpenLibrary
     from llm_journey.app.opening import AnyModel
     from llm_journey.app.runs import TrainedRun
     from llm_journey.training.observer import Observer
     from llm_journey.training.recipe import Recipe
 
-__all__ = ["load", "train"]
+__all__ = ["index", "load", "train"]
 
 # GNU OpenMP's threads spin at every barrier before they sleep. Where another program wants a core, the long default
 # stalls all of them: the quickstart's model trained at 189 tokens/s beside one busy process, at 1,222 to 1,741 with
@@ -53,6 +55,22 @@ def load(
 
         return open_model(str(model), precision, compile=compile, adapter=find_adapter(str(adapter)))
     return open_model_or_embedder(str(model), precision, compile=compile)
+
+
+def index(
+    source: str | Path, *, name: str | None = None, embedder: str | None = None, settings: Sequence[str] = ()
+) -> "OpenLibrary":
+    """Make texts a library, or bring it up to date, and open it: `index("./notes").ask("Who built the bridge?")`.
+
+    source: a folder, a file, a glob or a catalog corpus. name: of the library (default: the source's last part).
+    embedder: what makes the vectors ("none": words alone are searched). settings: such as "chunker=markdown",
+    "size=600". Returns an object with `search(question)` and `ask(question, model)`. Raises BadInputError for what
+    cannot be read.
+    """
+    from llm_journey.app.libraries import index_source, open_library
+
+    report = index_source(str(source), name=name, embedder=embedder, settings=settings)
+    return open_library(report.name)
 
 
 def train(

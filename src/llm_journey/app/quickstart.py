@@ -12,9 +12,11 @@ from llm_journey.core.errors import JourneyError
 from llm_journey.training.observer import Observer
 from llm_journey.training.recipe import load_recipe
 
-RECIPE = "quickstart"
+RECIPE, CORPUS = "quickstart", "wiki-summaries"
 _PROMPTS_SHOWN = 3
 CHAT_MODEL, QUESTION = "smollm2-135m-instruct", "What is the capital of France?"
+# Asked of the corpus itself, through retrieval.
+GROUNDED = ("Who painted the Mona Lisa?", "What is the capital of Norway?", "What is photosynthesis?")
 
 
 class StageTimes(Observer):
@@ -68,7 +70,8 @@ class StageTimes(Observer):
 class Summary:
     """What a quickstart made. samples: (prompt, continuation) pairs; stages: seconds each; seconds: of the whole.
 
-    answer: what the published model said to QUESTION; None where it was not asked or could not be had.
+    answer: what the published model said to QUESTION; None where it was not asked or could not be had. grounded:
+    (question, answer with the numbers of its sources, the sources' texts) of what it answered from the corpus.
     """
 
     run: TrainedRun
@@ -76,6 +79,7 @@ class Summary:
     seconds: float
     samples: list[tuple[str, str]] = field(default_factory=list)
     answer: str | None = None
+    grounded: list[tuple[str, str, dict[int, str]]] = field(default_factory=list)
 
     @property
     def next_commands(self) -> list[tuple[str, str]]:
@@ -86,6 +90,7 @@ class Summary:
             ("write with your model", f'journey generate {name} "The city of"'),
             ("teach it to answer, in about two minutes", f"journey train chat{at}"),
             ("talk to a published model", f"journey chat {CHAT_MODEL}"),
+            ("search by meaning too, some minutes", f"journey index {CORPUS} --embedder all-minilm-l6-v2"),
             ("train a better one, 20 minutes", "journey train small"),
             ("train on your own text", "journey train quickstart --set data.source=PATH --name mine"),
             ("read the recipe of this run", "journey runs show " + name),
@@ -106,6 +111,10 @@ class Summary:
             "failures": self.run.failures,
             "samples": [{"prompt": prompt, "text": text} for prompt, text in self.samples],
             "chat": None if self.answer is None else {"model": CHAT_MODEL, "question": QUESTION, "answer": self.answer},
+            "grounded": [
+                {"question": question, "answer": answer, "sources": sources}
+                for question, answer, sources in self.grounded
+            ],
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "seconds": round(self.seconds, 3),
             "next": [command for _, command in self.next_commands],
@@ -129,7 +138,8 @@ def run_quickstart(
         model = open_model(run.name) if prompts else None
         samples = [(text, model.generate(text, seed=0, max_new_tokens=60)) for text in prompts if model]
     answer = _ask(times) if chat and run.status == "finished" else None
-    return Summary(run, times.finish(), times.total, samples, answer)
+    grounded = [] if answer is None else _ask_corpus(times)
+    return Summary(run, times.finish(), times.total, samples, answer, grounded)
 
 
 def _ask(observer: Observer) -> str | None:
@@ -140,3 +150,27 @@ def _ask(observer: Observer) -> str | None:
     except JourneyError as error:
         observer.message(f"{CHAT_MODEL} was not asked: {describe_error(error)}")
         return None
+
+
+def _ask_corpus(observer: Observer) -> list[tuple[str, str, dict[int, str]]]:
+    """What the published model answers from the corpus, searched by words. That it cannot costs no quickstart."""
+    from llm_journey.app.chat_model import open_chat_model
+    from llm_journey.app.libraries import NO_EMBEDDER, index_source, list_libraries, open_library
+
+    observer.stage("indexing the corpus")
+    found = []
+    try:
+        if CORPUS not in list_libraries():  # one with vectors stays as it is
+            index_source(CORPUS, embedder=NO_EMBEDDER, observer=Observer())
+        library, model = open_library(CORPUS, retriever="bm25"), open_chat_model(CHAT_MODEL)
+        observer.stage("answering from the corpus")
+        try:
+            for question in GROUNDED:
+                answer = library.ask(question, model)
+                sources = {number: answer.passages[number - 1].text for number in answer.cited}
+                found.append((question, answer.marked() or answer.text, sources))
+        finally:
+            model.close()
+    except JourneyError as error:
+        observer.message(f"the corpus was not asked: {describe_error(error)}")
+    return found

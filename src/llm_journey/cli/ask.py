@@ -94,7 +94,7 @@ def ask(
     Without a passage that has to do with the question, the answer is that it is not known.
     """
     from llm_journey.app.libraries import open_library
-    from llm_journey.cli.output import say
+    from llm_journey.cli.output import say, shortened
     from llm_journey.core.console import output, print_json
     from llm_journey.rag.answer import AnswerConfig
 
@@ -120,12 +120,7 @@ def ask(
     for number in found.cited:
         passage = found.passages[number - 1]
         where = f"{passage.source}, characters {passage.start:,} to {passage.stop:,}"
-        output().print(f"[{number}] {where}: {_shortened(passage.text)}", markup=False, soft_wrap=True)
+        output().print(f"[{number}] {where}: {shortened(passage.text)}", markup=False, soft_wrap=True)
     loose = sum(each.source is None for each in found.sentences)
     if loose:
         say(f"{loose} of {len(found.sentences)} sentences have no source among the passages; do not rely on them")
-
-
-def _shortened(text: str, most: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[:most].rsplit(' ', 1)[0]} ..."

@@ -45,3 +45,9 @@ def say(text: str) -> None:
 def megabytes(size: int) -> str:
     """A size for people."""
     return f"{size / 1e6:,.1f} MB"
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """A text as one line of about `most` characters, cut between words."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most].rsplit(' ', 1)[0]} ..."

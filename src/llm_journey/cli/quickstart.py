@@ -26,7 +26,7 @@ def quickstart(
 
     Pulls 10,033 Wikipedia summaries, trains a tokenizer and a model on them, measures the model beside compressors and
     n-grams, saves it in Hugging Face layout and writes the report; then lets a published model answer through the same
-    code. Under 4 minutes on 2 cores; 90 seconds of them are training.
+    code, by itself and from the summaries, with its sources. Under 4 minutes on 2 cores; 90 seconds are training.
     """
     from llm_journey.app.quickstart import run_quickstart
     from llm_journey.cli.live import view
@@ -44,7 +44,7 @@ def quickstart(
 def _show(summary: "Summary") -> None:
     """Samples, the table of baselines, the main figures, what to do next, the total time."""
     from llm_journey.app.quickstart import CHAT_MODEL, QUESTION
-    from llm_journey.cli.output import say, show_facts, show_table
+    from llm_journey.cli.output import say, shortened, show_facts, show_table
     from llm_journey.core.console import output
     from llm_journey.reports.plots import baseline_label
 
@@ -53,6 +53,10 @@ def _show(summary: "Summary") -> None:
         output().print(f"{prompt}{text}\n", markup=False, soft_wrap=True)
     if summary.answer is not None:
         output().print(f"{CHAT_MODEL}\n> {QUESTION}\n{summary.answer}\n", markup=False, soft_wrap=True)
+    for question, answer, sources in summary.grounded:
+        output().print(f"> {question}\n{answer}", markup=False, soft_wrap=True)
+        for number, text in sources.items():
+            output().print(f"[{number}] {shortened(text)}\n", markup=False, soft_wrap=True)
     bits = run.figures.get("bits_per_byte")
     if run.baselines and bits is not None:
         arms = [(value, baseline_label(name)) for name, value in run.baselines.items()] + [
