@@ -187,6 +187,11 @@ def test_a_tuned_prefix_is_pefts_and_the_engines(base: Path, tmp_path: Path) -> 
         train(replace(wanted, base=str(run / "model"), method="full"), tmp_path / "again", base=run / "model")
 
 
+def test_a_prefix_recomputes_nothing(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="does nothing for method prefix"):
+        recipe(base, tmp_path / "chats.jsonl", method="prefix", training={"gradient_checkpointing": True})
+
+
 def test_the_trained_tokens_and_the_figures_are_the_answers(base: Path, tmp_path: Path) -> None:
     wanted = recipe(base, write_chats(tmp_path / "chats.jsonl"), training={"sample_prompts": ["1 2"]})
     run = train(wanted, tmp_path / "run", base=base, sampler=lambda model, tokenizer, prompt: f"{prompt}?").directory

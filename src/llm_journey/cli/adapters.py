@@ -11,24 +11,32 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Low-rank adapters: list, merge.",
-    epilog=examples("journey adapters list .", "journey adapters merge smollm2-135m-instruct ./adapter --out merged"),
+    epilog=examples("journey adapters list", "journey adapters merge smollm2-135m-instruct ./adapter --out merged"),
 )
 
 
-@app.command(name="list", epilog=examples("journey adapters list ./outputs", "journey adapters list . --json"))
+@app.command(name="list", epilog=examples("journey adapters list", "journey adapters list ./outputs --json"))
 def list_folder(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where to look, with the folders below it.", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]", help="Where to look, with the folders below it.", show_default="the runs' adapters"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the adapters in a folder.
+    """List the adapters in a folder, or those that runs have trained.
 
     Each in PEFT's layout: adapter_config.json and adapter_model.safetensors.
     """
     from llm_journey.app.adapters import list_adapters
     from llm_journey.cli.output import say, show_table
     from llm_journey.core.console import print_json
+    from llm_journey.core.paths import runs_dir
+
+    if folder is None:
+        folder = runs_dir()
+        folder.mkdir(parents=True, exist_ok=True)
 
     found = list_adapters(folder)
     if as_json:

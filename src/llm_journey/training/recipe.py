@@ -245,6 +245,8 @@ class Recipe:
             raise ValueError(f"method {self.method} needs training.optimizer.name adamw or adamw8bit, not muon")
         if self.method in ("prompt", "prefix") and self.stage != "sft":
             raise ValueError(f"method {self.method} stands in front of chats: stage sft")
+        if self.method == "prefix" and self.training.gradient_checkpointing:
+            raise ValueError("training.gradient_checkpointing does nothing for method prefix; leave it out")
         if self.is_adapted and self.frozen:
             raise ValueError(f"method {self.method} freezes everything but its adapter; leave out frozen")
 
