@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llm_journey.core.errors import BadInputError, JourneyError
-from llm_journey.datasets.streaming import StreamingLoader, local_files
+from llm_journey.datasets.streaming import StreamingLoader, _described, local_files
 
 END = 0
 
@@ -176,6 +176,18 @@ def test_incident_6_another_stream_is_refused_naming_both(folder, tmp_path):
     ("change", "message"),
     [({"rank": 1}, "rank 1"), ({"row": -1}, "no count"), ({"carry": list(range(9))}, "carry"), ({"row": 999}, "row")],
 )
+def test_a_change_in_the_middle_of_a_file_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_journey.datasets.streaming._SAMPLED_BYTES", 16)
+    path = tmp_path / "texts.jsonl"
+    for whole in (1 << 20, 4):  # read whole, and sampled
+        monkeypatch.setattr("llm_journey.datasets.streaming._HASHED_BYTES", whole)
+        path.write_bytes(b"a" * 9000)
+        before = _described(path)
+        assert _described(path) == before
+        path.write_bytes(b"a" * 4000 + b"b" * 1000 + b"a" * 4000)
+        assert _described(path) != before
+
+
 def test_a_state_of_another_process_or_a_damaged_one_is_refused(folder, change, message):
     loader = make_loader(folder)
     take(loader, 2)

@@ -7,7 +7,7 @@ one's buffer is lost when it is resumed. Blocks follow one another in the order 
 shuffled before it is streamed.
 
 Texts are taken as they are: what a source needs in filtering and deduplication is done before. A file is known by its
-name, size and both ends, so a change in its middle goes unnoticed.
+name, its size and its bytes; beyond 256 MiB by samples of them, so that a small change may go unnoticed there.
 
 Legend: B rows of a batch, T positions of a row (the context), W processes.
 """
@@ -15,6 +15,7 @@ Legend: B rows of a batch, T positions of a row (the context), W processes.
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from llm_journey.core.paths import cache_dir
 from llm_journey.datasets.batching import Batch, Int64Array, from_windows
 from llm_journey.datasets.position import check_process, read_state
 
-_SAMPLED_BYTES = 1 << 16
+# A file up to so many bytes is known by all of them, a larger one by so many pieces of so many bytes.
+_HASHED_BYTES, _SAMPLES, _SAMPLED_BYTES = 256 << 20, 256, 1 << 16
 Encode = Callable[[list[str]], list[list[int]]]
 
 # What `datasets` reads a file with, by the end of its name. Of a text file, each paragraph is a document.
@@ -128,11 +130,15 @@ class StreamingLoader:
             raise BadInputError(f"the saved position (row {row} of a block) lies outside the data; it is damaged")
         self._row = row
 
-    def _identity(self) -> dict[str, Any]:
+    @cached_property
+    def _fingerprint(self) -> str:
         described = [_described(path) for path in self._files] or self._source
+        return sha256_json([described, self._split, self._text_key])
+
+    def _identity(self) -> dict[str, Any]:
         return {
             "kind": "stream",
-            "fingerprint": sha256_json([described, self._split, self._text_key]),
+            "fingerprint": self._fingerprint,
             "seed": self._seed,
             "context": self._context,
             "block_documents": self._block_documents,
@@ -211,12 +217,18 @@ class StreamingLoader:
 
 
 def _described(path: Path) -> list[object]:
-    """What tells a file from another one: its name, its size, and the SHA-256 of its first and last 64 KiB."""
+    """What tells a file from another one: its name, its size, and the SHA-256 of its bytes; of a large file's those of
+    pieces spread over it, both ends among them."""
     size = path.stat().st_size
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_SAMPLED_BYTES))
-        file.seek(max(size - _SAMPLED_BYTES, 0))
-        digest.update(file.read(_SAMPLED_BYTES))
+        if size <= _HASHED_BYTES:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+        else:
+            for number in range(_SAMPLES):
+                file.seek((size - _SAMPLED_BYTES) * number // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLED_BYTES))
     return [path.name, size, digest.hexdigest()]
 
 
