@@ -121,12 +121,6 @@ class Library:
         """Documents, doubles not counted."""
         return int(self._file.execute("select count(*) from documents").fetchone()[0])
 
-    @property
-    def fingerprint(self) -> str:
-        """What identifies the passages and their order."""
-        rows = self._file.execute("select mark from passages order by id")
-        return sha256_json([mark for (mark,) in rows])
-
     def passages(self) -> list[Passage]:
         """All N, in the order in which they were cut."""
         rows = self._file.execute(
@@ -218,7 +212,8 @@ class Library:
             raise BadInputError(f"{self.folder}: {missing:,} of {len(rows):,} passages have no vector of {embedder}")
         if len({len(row[0]) for row in rows}) > 1:
             raise BadInputError(f"{self.folder}: vectors of {embedder} have different widths; index again")
-        return np.frombuffer(b"".join(row[0] for row in rows), dtype=np.float32).reshape(len(rows), -1)
+        width = len(rows[0][0]) // np.dtype(np.float32).itemsize if rows else 0
+        return np.frombuffer(b"".join(row[0] for row in rows), dtype=np.float32).reshape(len(rows), width)
 
     def forget_vectors(self) -> int:
         """Drop vectors of texts that no passage has any more; returns how many."""
