@@ -172,10 +172,6 @@ def test_incident_6_another_stream_is_refused_naming_both(folder, tmp_path):
     assert state["fingerprint"] in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"rank": 1}, "rank 1"), ({"row": -1}, "no count"), ({"carry": list(range(9))}, "carry"), ({"row": 999}, "row")],
-)
 def test_a_change_in_the_middle_of_a_file_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("llm_journey.datasets.streaming._SAMPLED_BYTES", 16)
     path = tmp_path / "texts.jsonl"
@@ -188,6 +184,10 @@ def test_a_change_in_the_middle_of_a_file_is_noticed(tmp_path, monkeypatch):
         assert _described(path) != before
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"rank": 1}, "rank 1"), ({"row": -1}, "no count"), ({"carry": list(range(9))}, "carry"), ({"row": 999}, "row")],
+)
 def test_a_state_of_another_process_or_a_damaged_one_is_refused(folder, change, message):
     loader = make_loader(folder)
     take(loader, 2)
