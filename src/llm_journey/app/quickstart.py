@@ -172,5 +172,5 @@ def _ask_corpus(observer: Observer) -> list[tuple[str, str, dict[int, str]]]:
         finally:
             model.close()
     except JourneyError as error:
-        observer.message(f"the corpus was not asked: {describe_error(error)}")
+        observer.message(f"no answers from the corpus: {describe_error(error)}")
     return found

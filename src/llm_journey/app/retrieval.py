@@ -79,7 +79,7 @@ def evaluate_retrieval(
     """Search a BEIR-layout folder's documents for each of its questions, by each retriever.
 
     settings: "key=value" texts of LexicalConfig (k1, b) and HybridConfig. Every figure has its interval of 95% over the
-    questions; beside the first retriever the others have paired differences. Raises BadInputError for data or names
+    questions; beside each of those before it a retriever has paired differences. Raises BadInputError for data or names
     that are wrong.
     """
     import numpy as np
@@ -113,17 +113,21 @@ def evaluate_retrieval(
             observer.progress(number + 1, len(data.queries), "questions")
         values[name] = {metric: per_query(metric, rankings, data.judgements) for metric in METRICS}
         means = {metric: bootstrap_mean(each) for metric, each in values[name].items()}
-        first = next(iter(values))
-        against = {}
-        for metric in METRICS if name != first else ():
-            found = paired_difference(values[name][metric], values[first][metric])
-            against[metric] = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+        against: dict[str, dict[str, dict[str, float]]] = {}
+        for other in values:
+            if other == name:
+                continue
+            against[other] = {}
+            for metric in METRICS:
+                found = paired_difference(values[name][metric], values[other][metric])
+                figures = {"difference": found.value, "low": found.low, "high": found.high, "p": found.p}
+                against[other][metric] = figures
         p50, p95 = np.percentile(np.array(seconds) * 1000, (50, 95))
         results.append(
             RetrievalFigures(
                 name,
                 {metric: (mean.value, mean.low, mean.high) for metric, mean in means.items()},
-                {first: against} if against else {},
+                against,
                 {"p50": float(p50), "p95": float(p95)},
                 float(np.mean(alike)) if alike else None,
             )

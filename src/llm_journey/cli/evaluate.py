@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Judge on a test set: retrieval.",
-    epilog=examples("journey eval retrieval --beir cranfield"),
+    epilog=examples("journey eval retrieval --beir cranfield", "journey eval retrieval --help"),
 )
 
 
@@ -56,8 +56,8 @@ def retrieval(
 ) -> None:
     """Search a test set's documents for its questions, and say how good the orders are.
 
-    Every figure has its interval of 95% over the questions; the retrievers behind the first are compared with it,
-    question by question.
+    Every figure has its interval of 95% over the questions; each retriever is compared with those before it, question by
+    question.
     """
     from llm_journey.app.retrieval import evaluate_retrieval
     from llm_journey.cli.live import view

@@ -90,21 +90,30 @@ class Library:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = sqlite3.connect(folder / FILE, timeout=30.0, isolation_level=None)
         try:
-            self._file.execute("pragma journal_mode = wal")
             self._file.execute("pragma synchronous = normal")
             self._file.execute("pragma foreign_keys = on")
             self._file.execute("pragma trusted_schema = off")
-            (version,) = self._file.execute("pragma user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise BadInputError(f"{folder}: a library of version {version}; this program knows {_VERSION}")
-            self._file.executescript(_SCHEMA)
-            self._file.execute(f"pragma user_version = {_VERSION}")
+            if self._version() == 0:
+                with one_at_a_time(folder, on_wait):
+                    self._begin()
+            if self._version() != _VERSION:
+                raise BadInputError(f"{folder}: a library of version {self._version()}; this program knows {_VERSION}")
         except sqlite3.DatabaseError as error:
             self._file.close()
             raise BadInputError(f"{folder / FILE}: no library ({error}); remove it, and index again") from None
         except BaseException:
             self._file.close()
             raise
+
+    def _version(self) -> int:
+        return int(self._file.execute("pragma user_version").fetchone()[0])
+
+    def _begin(self) -> None:
+        """Make a new library, unless another process has done so. The journal's mode stays with the file."""
+        if self._version() == 0:
+            self._file.execute("pragma journal_mode = wal")
+            self._file.executescript(_SCHEMA)
+            self._file.execute(f"pragma user_version = {_VERSION}")
 
     def __enter__(self) -> "Library":
         return self
