@@ -56,8 +56,8 @@ def retrieval(
 ) -> None:
     """Search a test set's documents for its questions, and say how good the orders are.
 
-    Every figure has its interval of 95% over the questions; each retriever is compared with those before it, question by
-    question.
+    Every figure has its interval of 95% over the questions; each retriever is compared with those before it, question
+    by question.
     """
     from llm_journey.app.retrieval import evaluate_retrieval
     from llm_journey.cli.live import view
