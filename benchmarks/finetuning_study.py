@@ -80,10 +80,11 @@ def train(method: str, seed: int) -> TrainedRun:
 
 
 def method_rows(method: str, runs: list[TrainedRun]) -> list[dict[str, Any]]:
-    """Ledger rows: means over the seeds with the least and the largest; of the share of right answers, its interval."""
+    """Ledger rows: means over the seeds with the least and the largest; of the share of right answers, its interval,
+    over the held-out requests: every seed answers the same ones."""
     recipe, made_by = load_recipe(runs[0].directory), RunFolder.open(runs[0].directory).information["lineage"]
     ends = [(read_run(run.directory).validation[0], read_run(run.directory).validation[-1]) for run in runs]
-    count = recipe.chats.scored * len(runs)
+    count = recipe.chats.scored
     measured: list[tuple[str, list[float], str, list[float] | None]] = []
     for label, index in (("before", 0), ("after", 1)):
         shares = [float(each[index]["exact_match"]) for each in ends]

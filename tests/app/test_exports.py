@@ -214,7 +214,7 @@ def test_a_name_without_a_slash_may_be_a_hub_id(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(BadInputError, match=r"unknown model 'gpt2': .* as an id of the hub, gpt2: .* is not asked"):
         import_model("gpt2", tmp_path / "new")
     save_model(random_model(), tmp_path / "served", tokenizer=tiny_tokenizer())
-    monkeypatch.setattr("llm_journey.app.imports._fetch", lambda identifier: tmp_path / "served")
+    monkeypatch.setattr("llm_journey.app.imports.fetch_from_hub", lambda identifier: tmp_path / "served")
     assert import_model("gpt2", tmp_path / "new") == tmp_path / "new"
     with pytest.raises(BadInputError, match="unknown model"):
         import_model("./gpt2", tmp_path / "other")
@@ -345,7 +345,7 @@ def test_an_export_replaces_nothing(exported: Export) -> None:
 
 
 def test_a_hub_id_is_not_asked_for_offline(tmp_path: Path) -> None:
-    with pytest.raises(JourneyError, match=r"Qwen/Qwen3-0\.6B: the Hugging Face hub is not asked"):
+    with pytest.raises(JourneyError, match=r"Qwen/Qwen3-0\.6B: no such folder, and the Hugging Face hub is not asked"):
         import_model("Qwen/Qwen3-0.6B", tmp_path / "new")
 
 

@@ -18,6 +18,7 @@ FACTS = CardFacts(
     parameters=1_834_567,
     context=256,
     tokens_seen=480_256,
+    tokens_are="tokens seen",
     bits_per_byte=1.8123,
     held_out="502 held-out articles",
     baselines={"gzip": 3.12, "5-gram": 1.65},

@@ -215,7 +215,8 @@ def test_nothing_whole_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
         (_save(tmp_path, step) / "config.json").write_text("{}")
     warnings: list[str] = []
     with pytest.raises(
-        BadInputError, match=r"none of 2 checkpoints is whole; the newest: .*step-00000002/config\.json"
+        BadInputError,
+        match=r"none of 2 checkpoints is whole; start .* the newest: .*step-00000002/config\.json",
     ):
         latest_checkpoint(tmp_path, on_warning=warnings.append)
     assert len(warnings) == 2

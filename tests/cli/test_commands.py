@@ -153,7 +153,7 @@ def test_data_show_reads_kept_and_dropped(empty_home: Path, corpus: Path, journe
     text = journey("data", "show", texts, "--dropped", "too short", *settings).out
     assert "Too few." in text and "kept" not in text
     unknown = journey("data", "show", texts, "--dropped", "too ugly", *settings)
-    assert unknown.code == 2 and "known: too short" in unknown.err
+    assert unknown.code == 2 and "was for: too short" in unknown.err
 
 
 def test_lists_of_data_and_models(empty_home: Path, journey: Journey, monkeypatch: pytest.MonkeyPatch) -> None:

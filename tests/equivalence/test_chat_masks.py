@@ -168,3 +168,44 @@ def test_tools_stand_in_the_prompt() -> None:
     (example,) = chat_examples(tokenizer, CHATS["one"], tools=[TOOL])
     assert json.dumps(TOOL["function"]["name"]) in tokenizer.decode(example.ids)
     assert written(tokenizer, example) == ["Hello, é字🙂<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("llama3_1", "<|eot_id|>"),
+        ("llama3_2", "<|eot_id|>"),
+        ("qwen2_5", "<|im_end|>"),
+        ("qwen3", "<|im_end|>"),
+        ("qwen3_instruct_2507", "<|im_end|>"),
+    ],
+)
+def test_published_templates_train_calls_and_their_ends(name: str, end: str) -> None:
+    """As their makers publish them (trl carries them unchanged): the call and the answer, each with its end."""
+    trl = pytest.importorskip("trl")
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = tokenizer_with(template)
+    examples = chat_examples(tokenizer, CHATS["tools"], tools=[TOOL])
+    stretches = [stretch for example in examples for stretch in written(tokenizer, example)]
+    assert len(stretches) == 2
+    call, answer = stretches
+    assert '"weather"' in call and "Köln" in call and call.endswith(end) and "20 degrees" not in call
+    assert answer.removeprefix("<think>\n\n</think>\n\n") == f"20 degrees.{end}"
+
+
+def test_a_template_without_tools_is_not_trained_on_calls() -> None:
+    """ChatML passes calls over: an empty answer would be learned in their place, without a word."""
+    tokenizer = tokenizer_with(DEFAULT_TEMPLATE)
+    with pytest.raises(BadInputError, match="does not write the assistant's tool calls"):
+        chat_examples(tokenizer, CHATS["tools"], tools=[TOOL])
+    with pytest.raises(BadInputError, match="does not write the chat's tools"):
+        chat_examples(tokenizer, CHATS["one"], tools=[TOOL])
+
+
+def test_a_message_of_weight_zero_is_read_and_not_learned() -> None:
+    tokenizer = tokenizer_with(DEFAULT_TEMPLATE)
+    messages = [{**message, "weight": 0} if message["content"] == "Yes." else message for message in CHATS["two"]]
+    (example,) = chat_examples(tokenizer, messages)
+    assert written(tokenizer, example) == ["Quite.<|im_start|><|im_end|>"]
+    with pytest.raises(BadInputError, match="nothing to learn"):
+        chat_examples(tokenizer, messages[:3])

@@ -149,7 +149,8 @@ def test_a_tuned_prompt_is_pefts(base: Path, tmp_path: Path) -> None:
         expected = theirs(input_ids=torch.tensor([short])).logits[:, -1]
         found = ours(torch.tensor([long]))[:, -1]
     torch.testing.assert_close(found[:, :300], expected[:, :300], atol=1e-4, rtol=1e-4)
-    assert float(found.softmax(-1)[:, 300:303].max()) < float(found.softmax(-1).max())
+    everywhere = ours(torch.tensor([long]))[0].softmax(-1)
+    assert float(everywhere[:, 300:303].sum(-1).max()) < 1e-3  # the prompt's tokens are never written
     written = transformers.AutoModelForCausalLM.from_pretrained(run / "model").eval()
     with torch.no_grad():
         torch.testing.assert_close(written(torch.tensor([long])).logits[:, -1], found, atol=1e-4, rtol=1e-4)
@@ -177,6 +178,9 @@ def test_a_tuned_prefix_is_pefts_and_the_engines(base: Path, tmp_path: Path) -> 
         without = read_decoder(base).decoder(torch.tensor([short]))[0]
     torch.testing.assert_close(found[:, :rows], expected[:, :rows], atol=1e-4, rtol=1e-4)
     assert (found[:, :rows] - without[:, :rows]).abs().max() > 0.1
+    assert float(found.softmax(-1)[:, rows:].max()) == 0  # the prefix's tokens are never written
+    drawn = SamplingConfig(temperature=5.0, max_new_tokens=20, seed=1)
+    assert max(generate(ours, long, drawn)) < rows
     settings = SamplingConfig(temperature=0, max_new_tokens=12)
     engine = Engine(Runner(ours), EngineConfig(block_size=4, max_tokens=2))  # the prefix is read in pieces
     request = engine.submit(long, settings)

@@ -73,13 +73,17 @@ def show_masks(source: str, model: str, *, count: int, seed: int) -> MaskedChats
     from llm_journey.datasets.catalog import CATALOG, resolve
     from llm_journey.datasets.chat import ChatCounts, read_chats
     from llm_journey.datasets.chat_files import chat_rows
+    from llm_journey.datasets.made_chats import MADE_CHATS, made_rows
     from llm_journey.tokenizer.chat_training import chat_examples
 
     if count < 1:
         raise BadInputError(f"cannot show {count} examples; ask for at least 1")
     tokenizer, context = _tokenizer(model)
     found, counts, generator = MaskedChats(context=context), ChatCounts(), random.Random(seed)
-    rows = chat_rows(str(resolve(source)) if source in CATALOG else source)
+    if source in MADE_CHATS:
+        rows = made_rows(source)
+    else:
+        rows = chat_rows(str(resolve(source)) if source in CATALOG else source)
     for chat in read_chats(_first(rows, found), counts):
         try:
             examples = chat_examples(tokenizer, chat.messages, tools=chat.tools)

@@ -76,6 +76,8 @@ def show(
     """Samples of a corpus, kept and dropped; it is prepared first where it was not before."""
     from llm_journey.datasets.show import show_samples
 
+    if recipe_for_source(recipe_or_source, overrides).stage == "sft":
+        raise BadInputError(f"{recipe_or_source} is of chats: --mask MODEL shows them as the model learns them")
     prepared = prepare(recipe_or_source, overrides, observer)
     return show_samples(prepared.inputs.prepared, count=count, seed=seed, reason=reason)
 

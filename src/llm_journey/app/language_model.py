@@ -162,6 +162,7 @@ class LanguageModel:
         for name, folder in (adapters or {}).items():
             from llm_journey.app.engine_adapters import read_engine_adapter
 
+            _warn_of_other_base(folder, self.name)
             runner.add_adapter(name, read_engine_adapter(self.decoder, folder))
         if self._load is not None:
             self._decoder = None
@@ -387,6 +388,17 @@ def stored_precision(path: Path, config: "TransformerConfig") -> Precision:
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
     """`key=value` texts as sampling settings."""
     return override({}, assignments)
+
+
+def _warn_of_other_base(folder: Path, name: str) -> None:
+    """Shapes alone do not tell whether an adapter was trained on this model."""
+    from llm_journey.core.console import messages
+    from llm_journey.finetuning.peft_format import read_base
+
+    base = read_base(folder)
+    if base and Path(base).name.casefold() not in name.casefold() and name.casefold() not in base.casefold():
+        said = f"{folder.name}: says that it was trained on {base}, not on {name}; beside another model it is noise"
+        messages().print(said, markup=False, soft_wrap=True)
 
 
 def _say_once(what: str) -> None:

@@ -176,6 +176,7 @@ def _facts(material: _Material) -> Any:
         parameters=figures.get("parameters") or 0,
         context=recipe.model.context,
         tokens_seen=figures.get("tokens") or 0,
+        tokens_are="of the assistant's tokens learned" if recipe.stage == "sft" else "tokens seen",
         bits_per_byte=figures.get("bits_per_byte") or math.nan,
         held_out=f"{report['validation_documents']:,} {_held_out_in_words(recipe)}",
         baselines={baseline_label(name): value for name, value in baselines.items()},
@@ -208,6 +209,9 @@ def _held_out_in_words(recipe: Recipe) -> str:
     if recipe.objective == "seq2seq":
         never = "sources" if is_pair_file(recipe.data.source) else "answers"
         return f"held-out pairs, whose {never} were never trained on"
+    if recipe.stage == "sft":
+        asked = f"; of answers the first {recipe.chats.scored:,} were judged" if recipe.chats.scored else ""
+        return f"held-out chats of the same source, which ask nothing that was trained{asked}"
     if recipe.training.stream is None:
         return "held-out documents of the same source, never trained on"
     name = Path(recipe.data.source).name
@@ -222,6 +226,13 @@ def _data_in_words(recipe: Recipe, documents: int) -> tuple[str, str, str]:
     from llm_journey.datasets.catalog import CATALOG
 
     base = f"`{Path(recipe.base).name}`" + (f" ({CATALOG[recipe.base].licence})" if recipe.base in CATALOG else "")
+    of_base = _LICENCES.get(CATALOG[recipe.base].licence, "other") if recipe.base in CATALOG else licence
+    # Weights are under their base's licence and their data's: the one that asks for more, where one does.
+    permissive = ("mit", "apache-2.0")
+    if licence in permissive:
+        licence = "apache-2.0" if "apache-2.0" in (licence, of_base) and of_base in permissive else of_base
+    elif of_base not in (*permissive, licence):
+        licence = "other"
     return f"Gone on from {base}, method {recipe.method}. {data}", data_licence, licence
 
 

@@ -18,11 +18,12 @@ class CardFacts:
 
     name: the model's name. architecture: family and shape in words. data: what it was trained on, in words.
     data_licence: licence of that data. licence: identifier of the weights' licence ("cc-by-sa-4.0"). parameters: their
-    number. context: most tokens it reads at once. tokens_seen: training tokens, repeats counted. bits_per_byte: on
-    held-out text. held_out: what that text is. baselines: name -> bits per byte on the same text. logit_difference:
-    largest difference from transformers in float32, or None where the model fits none of its families. command: makes
-    this model again. limits: sentences on what it must not be used for or cannot do. task: the hub's word for what it
-    does. accuracies: what was counted -> share of it that was right, where the objective has right answers.
+    number. context: most tokens it reads at once. tokens_seen: training tokens, repeats counted; tokens_are: which, in
+    words. bits_per_byte: on held-out text. held_out: what that text is. baselines: name -> bits per byte on the same
+    text. logit_difference: largest difference from transformers in float32, or None where the model fits none of its
+    families. command: makes this model again. limits: sentences on what it must not be used for or cannot do. task: the
+    hub's word for what it does. accuracies: what was counted -> share of it that was right, where the objective has
+    right answers.
     """
 
     name: str
@@ -33,6 +34,7 @@ class CardFacts:
     parameters: int
     context: int
     tokens_seen: int
+    tokens_are: str
     bits_per_byte: float
     held_out: str
     baselines: Mapping[str, float]
@@ -58,7 +60,7 @@ def model_card(facts: CardFacts) -> str:
         f"# {facts.name}",
         f"{facts.architecture}. {facts.parameters:,} parameters, a context of {facts.context:,} tokens.",
         f"## Training\n\n{facts.data} (licence: {facts.data_licence}). "
-        f"{facts.tokens_seen:,} tokens seen, repeats counted.",
+        f"{facts.tokens_seen:,} {facts.tokens_are}, repeats counted.",
         f"Made by:\n\n```\n{facts.command}\n```",
         f"## Evaluation\n\n{_evaluation(facts)}",
         _certificate(facts.logit_difference),

@@ -9,6 +9,7 @@ The form is that of each row by itself. Texts are taken as they stand, but for w
 Alpaca's. Reading is streamed; what came of the rows is counted by reason, with the first line of each.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -126,7 +127,13 @@ def _message(message: Any, index: int) -> Message:
         raise BadRow("tool_calls are no list of objects")
     if not content.strip() and not calls:
         raise BadRow("an empty answer" if role == "assistant" else f"an empty message of the role {role}")
+    try:
+        json.dumps([content, calls], ensure_ascii=False).encode("utf-8")
+    except (UnicodeEncodeError, TypeError, ValueError):
+        raise BadRow("a content holds half of a surrogate pair, which is no character") from None
     kept = {key: message[key] for key in ("name", "tool_call_id", "reasoning_content") if message.get(key) is not None}
+    if role == "assistant" and message.get("weight") == 0:
+        kept["weight"] = 0
     return {"role": role, "content": content, **({"tool_calls": calls} if calls else {}), **kept}
 
 

@@ -25,6 +25,8 @@ from llm_journey.datasets.chat_loader import write_chats
 from llm_journey.tokenizer import Tokenizer
 from llm_journey.tokenizer.chat_training import ChatExample, chat_examples
 
+# Of what chats are made into; to be raised with each change of it, so that no cache of an older form is taken.
+CHATS_VERSION = 2
 CHATS_FILE, HELD_OUT_CHATS = "chats.json", "validation-chats.jsonl"
 _TOO_LONG, _EQUAL = "longer than the context", "a duplicate"
 _MANY = 5_000_000  # examples, which are held in memory while they are written

@@ -66,6 +66,8 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "arrow_config": (None,),
     "use_bdlora": (False, None),
 }
+# Ways to begin that change the base's own matrices, which the files do not hold; after any other the base is the base.
+_OTHER_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ def read_facts(directory: Path) -> Facts:
     config = validate(LoraConfig, settings, str(directory / CONFIG))
     number = sum(math.prod(shapes[stored]) for stored in parts)
     return Facts(base if isinstance(base, str) else "", config, len(factors), number)
+
+
+def read_base(directory: Path) -> str:
+    """What model the adapter in a folder says that it belongs to; empty where it says nothing."""
+    base = tensor_files.read_json(directory / CONFIG).get("base_model_name_or_path")
+    return base if isinstance(base, str) else ""
 
 
 def is_adapter(directory: Path) -> bool:
@@ -177,6 +185,12 @@ def load_adapter(model: Transformer, directory: Path, name: str = "default") -> 
         if not (directory / name_of_file).is_file():
             raise BadInputError(f"{directory / name_of_file}: no such regular file")
     values, weights = tensor_files.read_json(directory / CONFIG), directory / WEIGHTS
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise BadInputError(
+            f"{directory / CONFIG}: key 'peft_type' = {str(kind)[:80]!r}: only low-rank adapters (LORA) are put beside "
+            "a model; a tuned prompt or prefix is part of the model that its run has saved"
+        )
     stored = _stored(model, tensor_files.read_shapes(weights), str(weights))
     configs = _read_config(values, str(directory / CONFIG), model, stored)
     shapes = tensor_files.read_shapes(weights)
@@ -281,6 +295,12 @@ def _read_config(
     for key, allowed in _PLAIN.items():
         if values.get(key, allowed[0]) not in allowed:
             raise BadInputError(f"{where}: key {key!r} = {str(values[key])[:80]!r} is not followed; merge it with peft")
+    begun = values.get("init_lora_weights", True)
+    if isinstance(begun, str) and begun.lower().startswith(_OTHER_BASE):
+        raise BadInputError(
+            f"{where}: key 'init_lora_weights' = {begun[:80]!r}: it changed the model's own matrices too, which are "
+            "not in these files; save it with peft's path_initial_model_for_weight_conversion, or merge it with peft"
+        )
     dora = values.get("use_dora", False)
     for path, names in stored.items():
         if ("magnitude_n" in names) != bool(dora):

@@ -47,12 +47,10 @@ def inject_prefix(model: Decoder, config: PromptConfig) -> None:
     recorder = Recorder()
     with torch.no_grad():
         model.hidden(drawn_1p, cache=recorder)
-        # The head must not write the prefix's tokens: their rows are those of the token that it writes least.
-        head_vd = model.head_weight.detach()
-        least = int((head_vd @ head_vd.mean(0)).argmin())
-        model.embed = _with_rows(model.embed, least, config.tokens)
+        # Rows that nobody reads: attention sees the prefix's own keys and values, and the head ends before them.
+        model.embed = _with_rows(model.embed, config.tokens)
         if model.head is not None:
-            grown = _with_rows(model.head, least, config.tokens)
+            grown = _with_rows(model.head, config.tokens)
             model.head = nn.Linear(grown.weight.shape[1], grown.weight.shape[0], bias=False, device="meta")
             model.head.load_state_dict({"weight": grown.weight}, assign=True)
     rows = model.config.vocab_size + config.tokens
@@ -64,10 +62,12 @@ def inject_prefix(model: Decoder, config: PromptConfig) -> None:
     model.prefix.keys_values_lpje.requires_grad = True
 
 
-def _with_rows(table: nn.Embedding | nn.Linear, row: int, count: int) -> nn.Embedding:
+def _with_rows(table: nn.Embedding | nn.Linear, count: int) -> nn.Embedding:
     weight_vd = table.weight.detach()
     grown = nn.Embedding(len(weight_vd) + count, weight_vd.shape[1], device="meta")
-    grown.load_state_dict({"weight": torch.cat([weight_vd, weight_vd[row].expand(count, -1)])}, assign=True)
+    grown.load_state_dict(
+        {"weight": torch.cat([weight_vd, weight_vd.new_zeros(count, weight_vd.shape[1])])}, assign=True
+    )
     return grown
 
 

@@ -12,6 +12,7 @@ from llm_journey.generation.kv_cache import KVCache
 from llm_journey.generation.prompt import FinishReason, check_prompt
 from llm_journey.generation.sampling import SamplingConfig, make_generator, sample
 from llm_journey.model.decoder import Decoder
+from llm_journey.model.transformer import with_prefix_logits
 
 
 class Generation(Iterator[int]):
@@ -91,7 +92,7 @@ def next_logits(model: Decoder, ids_bt: Tensor, cache: KVCache) -> Tensor:
         model.eval()
     try:
         last_bd = model.hidden(ids_bt, cache=cache)[:, -1]
-        return torch.nn.functional.linear(last_bd, model.head_weight)
+        return with_prefix_logits(torch.nn.functional.linear(last_bd, model.head_weight), model.config)
     finally:
         if training:
             model.train()

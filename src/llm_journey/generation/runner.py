@@ -36,6 +36,7 @@ from llm_journey.model.attention import causal_mask
 from llm_journey.model.blocks import Block
 from llm_journey.model.decoder import Decoder
 from llm_journey.model.mlp import ACTIVATIONS
+from llm_journey.model.transformer import with_prefix_logits
 from llm_journey.quantization.formats import quantize_int4, quantize_int8
 from llm_journey.quantization.layers import QuantizedEmbedding, QuantizedLinear
 from llm_journey.quantization.products import (
@@ -194,6 +195,7 @@ class Runner:
             x_nd = compiled(x_nd, rotary_n1c, Slots(tables, stops, cache.block_size, self.config.sliding_window), cache)
         tail = self._compiled_tail if len(x_nd) == 1 else None
         logits_rv = self._head(self._norm(x_nd)) if tail is None else tail(x_nd)
+        logits_rv = with_prefix_logits(logits_rv, self.config)
         if not bool(
             torch.isfinite(logits_rv.sum())
         ):  # one operation; asking each costs a tenth of a small model's pass

@@ -19,6 +19,17 @@ from llm_journey.model.mlp import ACTIVATIONS
 from llm_journey.model.norms import make_norm
 from llm_journey.model.positions import SINUSOIDS, rotary_tables
 
+# What a token gets that is never written: no probability in float32 beside any other logit, and still a number.
+NEVER = -1e4
+
+
+def with_prefix_logits(logits: Tensor, config: TransformerConfig) -> Tensor:
+    """(..., V) whose last P say that a prefix's tokens are never written. logits: (..., V) or (..., V - P)."""
+    if not config.prefix_tokens:
+        return logits
+    written = logits[..., : config.vocab_size - config.prefix_tokens]
+    return F.pad(written, (0, config.prefix_tokens), value=NEVER)
+
 
 class Transformer(nn.Module):
     """Embeddings and head; a kind adds its blocks, its final norm and `hidden`.
@@ -68,12 +79,13 @@ class Transformer(nn.Module):
         """(B, T, V) from hidden states, or (N, V) from those of some positions (N, D)."""
         if self.head_dense is not None and self.head_norm is not None:
             hidden_btd = self.head_norm(ACTIVATIONS[self.config.mlp](self.head_dense(hidden_btd)))
-        return F.linear(hidden_btd, self.head_weight, self.head_bias)
+        return with_prefix_logits(F.linear(hidden_btd, self.head_weight, self.head_bias), self.config)
 
     @property
     def head_weight(self) -> Tensor:
-        """(V, D) matrix that turns hidden states into logits."""
-        return self.embed.weight if self.head is None else self.head.weight
+        """(V, D) matrix that turns hidden states into logits; a prefix's tokens, the last, have none."""
+        weight_vd = self.embed.weight if self.head is None else self.head.weight
+        return weight_vd[: len(weight_vd) - self.config.prefix_tokens] if self.config.prefix_tokens else weight_vd
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
 """Before and after: what a run that goes on from a model changed in it, in figures and in what it writes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,12 @@ _FIGURES = {
     "general_bits_per_byte": "bits per byte of general text (forgetting)",
 }
 _MOST_CHARACTERS = 600
+# Methods whose first step finds another model than the base.
+_BEGAN = {
+    "qlora": "Before: the base with its matrices in NF4, as the adapter found it; the base itself is a little better.",
+    "prompt": "Before: the base behind its new, untrained tokens, which cost it something; the base itself is better.",
+    "prefix": "Before: the base behind its new, untrained tokens, which cost it something; the base itself is better.",
+}
 
 
 def change_section(run: Run) -> Section | None:
@@ -28,6 +35,9 @@ def change_section(run: Run) -> Section | None:
         if is_number(before.get(key)) and is_number(after.get(key))
     ]
     blocks: list[Block] = [Table(("held out", "before", "after", "change"), rows)]
+    method = re.search(r"^method: (\w+)$", run.recipe, re.MULTILINE)
+    if method is not None and method[1] in _BEGAN:
+        blocks.append(Note(_BEGAN[method[1]]))
     blocks.append(Facts(_cost(run)))
     written = list(_written(run))
     if written:

@@ -35,18 +35,49 @@ def chat_examples(
 ) -> list[ChatExample]:
     """What a chat teaches: one example, or more where the template rewrites earlier turns.
 
-    What follows the assistant's last turn is left out. Raises BadInputError where the assistant says nothing, where the
-    template fails, ends no turn, or begins one otherwise than its generation prompt does.
+    A message of weight 0 is read and not learned, as OpenAI's format has it; what follows the last turn that is learned
+    is left out. Raises BadInputError where the assistant says nothing, where the template fails, ends no turn, begins
+    one otherwise than its generation prompt does, or leaves out the chat's tools or calls.
     """
-    turns = [index for index, message in enumerate(messages) if message.get("role") == ASSISTANT]
+    turns = [
+        index
+        for index, message in enumerate(messages)
+        if message.get("role") == ASSISTANT and message.get("weight", 1) != 0
+    ]
     if not turns:
         raise BadInputError(f"no message of the role {ASSISTANT!r}: there is nothing to learn from this chat")
     chat = GuardedChat(tokenizer, messages[: turns[-1] + 1], tools=tools)
     written = [_turn(tokenizer, chat, index) for index in turns]
+    _check_tools(messages, tools, dict(zip(turns, written, strict=True)))
     whole = written[-1].text
     shared = [turn for turn in written if whole.startswith(turn.text[: turn.end])]
     apart = [turn for turn in written if turn not in shared]
     return [*(_example(chat, turn.text, [turn]) for turn in apart), _example(chat, whole, shared)]
+
+
+def _check_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, written: "Mapping[int, _Turn]"
+) -> None:
+    """A template that knows no tools passes them over: an empty answer would be learned in a call's place."""
+    for index, turn in written.items():
+        names = _names(messages[index].get("tool_calls") or ())
+        if not all(name in turn.text[turn.start : turn.end] for name in names):
+            raise BadInputError("the chat template does not write the assistant's tool calls; take a model whose does")
+    first = next(iter(written.values()))
+    names = _names(tools or ())
+    if names and not any(name in first.text[: first.start] for name in names):
+        raise BadInputError("the chat template does not write the chat's tools; take a model whose does")
+
+
+def _names(described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of tools, or of calls: {"function": {"name"}} or {"name"}."""
+    found = []
+    for each in described:
+        inner = each.get("function")
+        name = inner.get("name") if isinstance(inner, Mapping) else each.get("name")
+        if isinstance(name, str) and name:
+            found.append(name)
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 Block-wise Quantization", sections 2 and 3).
 
 Each moment is cut into blocks of 256 numbers, each scaled by its largest and rounded to the nearest of 256 numbers of a
-dynamic tree: signed for the mean of gradients, of twice the precision and no sign for the mean of their squares. They
-are whole only while their own tensor is updated. Tensors of fewer than 4,096 numbers stay in float32, as in the paper.
+dynamic tree: signed for the mean of gradients, of twice the precision and no sign for the mean of their squares. A mean
+of squares that is not zero is never rounded to zero: an update divides by its root. Moments are whole only while their
+own tensor is updated. Tensors of fewer than 4,096 numbers, and those of groups with `whole` (embeddings, whose rows
+differ by orders of magnitude: section 2.3), stay in float32.
 """
 
 from collections.abc import Iterable
@@ -22,7 +24,7 @@ class AdamW8bit(torch.optim.Optimizer):
     """The update of AdamW (Loshchilov and Hutter 2019, algorithm 2), from moments that were rounded in between."""
 
     def __init__(self, params: Iterable[Any], lr: float, betas: tuple[float, float], eps: float) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "whole": False})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - no closure here
@@ -43,7 +45,10 @@ class AdamW8bit(torch.optim.Optimizer):
         parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - mean_beta**step))
         state["step"] = torch.tensor(float(step))
         for (name, signed), value in zip(_MOMENTS, (mean, square), strict=True):
-            _store(state, name, value, signed=signed)
+            if group["whole"] or value.numel() < _WHOLE_BELOW:
+                state[name] = value
+            else:
+                _store(state, name, value, signed=signed)
 
 
 def _load(state: dict[str, Any], name: str, like: Tensor, *, signed: bool) -> Tensor:
@@ -56,7 +61,8 @@ def _load(state: dict[str, Any], name: str, like: Tensor, *, signed: bool) -> Te
 
 
 def _store(state: dict[str, Any], name: str, value: Tensor, *, signed: bool) -> None:
-    if value.numel() < _WHOLE_BELOW:
-        state[name] = value
-    else:
-        state[f"{name}_codes"], state[f"{name}_absmax"] = quantize_dynamic(value.flatten(), signed=signed)
+    flat = value.flatten()
+    codes, absmax = quantize_dynamic(flat, signed=signed)
+    if not signed:
+        codes.clamp_(min=1).mul_(flat > 0)  # code 0 is zero itself
+    state[f"{name}_codes"], state[f"{name}_absmax"] = codes, absmax

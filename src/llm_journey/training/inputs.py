@@ -23,7 +23,7 @@ from llm_journey.core.paths import cache_dir
 from llm_journey.datasets.catalog import CATALOG, is_catalog_file
 from llm_journey.datasets.catalog import resolve as resolve_source
 from llm_journey.datasets.chat_files import chat_files, chat_rows
-from llm_journey.datasets.chat_preparation import PreparedChats, prepare_chats
+from llm_journey.datasets.chat_preparation import CHATS_VERSION, PreparedChats, prepare_chats
 from llm_journey.datasets.corruption import MASK_TOKEN, SENTINEL_PREFIX
 from llm_journey.datasets.held_out import HeldOut
 from llm_journey.datasets.made_chats import MADE_CHATS, made_rows, made_version
@@ -215,6 +215,8 @@ def _prepare_chats(recipe: Recipe, tokenizer: Tokenizer, observer: Observer, res
             **decides,
             "tokenizer": tokenizer.fingerprint,
             "template": tokenizer.chat_template,
+            "roles": vars(tokenizer.roles),
+            "version": CHATS_VERSION,
             "chats": [recipe.chats.bad_rows, recipe.chats.too_long],
             "context": context,
             "split": [data.split_seed, data.held_out, data.max_documents],
@@ -240,6 +242,8 @@ def _prepare_chats(recipe: Recipe, tokenizer: Tokenizer, observer: Observer, res
     found = PreparedChats.open(directory)
     for reason, count, first in found.left_out[:_PROBLEMS_SHOWN]:
         observer.message(f"{count:,} chats left out: {reason} (first: {first})")
+    if found.cut:
+        observer.message(f"{found.cut:,} examples are longer than the context of {context} and were cut there")
     train, validation = _open(directory, "train"), _open(directory, "validation")
     return Inputs(
         tokenizer=tokenizer,

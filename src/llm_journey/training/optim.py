@@ -210,6 +210,8 @@ def _parameter_groups(model: nn.Module, config: OptimizerConfig) -> dict[str, li
         {"params": free, "weight_decay": 0.0},
     ]
     adamw[0]["lr"] = embedding_rate
+    if config.name == "adamw8bit":
+        adamw[0]["whole"] = True
     return {"adamw": [group for group in adamw if group["params"]], "muon": muon}
 
 

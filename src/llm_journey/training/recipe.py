@@ -300,7 +300,10 @@ class Recipe:
 
         Raises BadInputError where it asks for another shape, or for longer rows than that model reads.
         """
-        if self.model not in (TransformerConfig(), config):
+        known = [TransformerConfig(), config]
+        if self.vocabulary is not None:  # a saved recipe names the larger one
+            known.append(replace(config, vocab_size=self.model.vocab_size))
+        if self.model not in known:
             raise BadInputError(f"model is that of base ({self.base}); leave it out")
         if self.training.context is not None and self.training.context > config.context:
             raise BadInputError(

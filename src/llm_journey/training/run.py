@@ -49,6 +49,7 @@ from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
 from llm_journey.training.validate import sample_held_out
 
+_SHOWN_TOKENS = 4096  # of the training text, that a tuned prompt's rows of the head are fitted on
 _SAMPLED = 100_000  # held-out tokens that say what new tokens spare
 # Writes a text that begins with a prompt: (model, tokenizer, prompt) -> text. Generation is handed in, not imported.
 Sampler = Callable[[Model, Tokenizer, str], str]
@@ -287,7 +288,10 @@ class _Run:
         if self.recipe.is_adapted:
             with writing(self.folder.adapter), files.new_directory(self.folder.adapter) as folder:
                 methods.write_adapter(trainer.model, self.recipe, folder)
-        methods.finish(trainer.model)
+        length = min(self.recipe.row_length, self.inputs.train.num_tokens)
+        rows = min(self.inputs.train.num_tokens // length, -(-_SHOWN_TOKENS // length))
+        shown = torch.from_numpy(self.inputs.train.read(0, rows * length)).view(rows, length)
+        methods.finish(trainer.model, shown.to(trainer.model.device))
         save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer, generation=self.generation)
         self.folder.update(status="trained", step=trainer.position.step, seconds=trainer.position.seconds)
         self.observer.stage("validating")
@@ -322,7 +326,7 @@ class _Run:
             "tokens": position.tokens,
             "tokens_per_second": rate,
             **self._utilisation(rate),
-            "flops": position.tokens * self.flops_per_token,
+            **({} if self.recipe.stage == "sft" else {"flops": position.tokens * self.flops_per_token}),
             "peak_memory_bytes": peak_memory(self.trainer.model.device),
         }
         if self.trainer.model.device.type == "cpu":  # the assumption is about cores
