@@ -204,6 +204,9 @@ def broken(adapter: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Tenso
     values, tensors = read_json(adapter / "adapter_config.json"), load_file(adapter / "adapter_model.safetensors")
     name = next(iter(tensors))
     yield "is not followed", values | {"bias": "all"}, tensors
+    yield "changed the model.s own matrices too", values | {"init_lora_weights": "pissa_niter_4"}, tensors
+    yield "changed the model.s own matrices too", values | {"init_lora_weights": "olora"}, tensors
+    yield "only low-rank adapters", values | {"peft_type": "PREFIX_TUNING"}, tensors
     yield "is not followed", values | {"modules_to_save": ["lm_head"]}, tensors
     yield "use_dora is True", values | {"use_dora": True}, tensors
     yield "alpha", values | {"lora_alpha": -1}, tensors

@@ -13,7 +13,7 @@ from llm_journey.checkpoint.model_folder import load_decoder, save_model
 from llm_journey.core.errors import BadInputError
 from llm_journey.finetuning.vocabulary import enlarge
 from llm_journey.tokenizer.extension import extended
-from llm_journey.training.recipe import Recipe, recipe_from
+from llm_journey.training.recipe import Recipe, load_recipe, recipe_from
 from llm_journey.training.run import train
 
 WORDS = ("boundary layer", "supersonic flow", "laminar", "viscous fluid", "pressure gradient", "heat transfer")
@@ -69,7 +69,9 @@ def test_the_run(base: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(wanted, tmp_path / "cut", base=base, observer=Recorder(stop))
-    resumed = train(wanted, tmp_path / "cut", base=base, resume=True)
+    saved = load_recipe(tmp_path / "cut")  # what the command line goes on with: it names the larger vocabulary
+    assert saved.model.vocab_size == model.config.vocab_size
+    resumed = train(saved, tmp_path / "cut", base=base, resume=True)
     assert steps(resumed.directory) == steps(whole.directory)
     assert validations(resumed.directory) == validations(whole.directory)
 

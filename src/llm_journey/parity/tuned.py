@@ -106,7 +106,7 @@ def _virtual(planted: bool, *, prefix: bool) -> float:
     if planted:
         learned.data *= 1.01
     if not prefix:
-        merge_prompt(model, ids_bt)
+        merge_prompt(model)
     long_bt = torch.cat([torch.arange(rows, rows + _TOKENS).expand(2, -1), ids_bt], dim=1)
     with torch.inference_mode(), quiet():
         return largest(model(long_bt)[:, -1, :rows], theirs(input_ids=ids_bt).logits[:, -1, :rows])

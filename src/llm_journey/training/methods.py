@@ -135,9 +135,8 @@ def restore(model: Model, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(dict(tensors), strict=is_whole)
 
 
-def finish(model: Model, ids_bt: Tensor) -> None:
-    """Make an adapted model one of plain layers that computes the same; others, and a prefix, stay as they are. ids_bt:
-    some of the text that it learned."""
+def finish(model: Model) -> None:
+    """Make an adapted model one of plain layers that computes the same; others, and a prefix, stay as they are."""
     if isinstance(model, Decoder) and isinstance(model.embed, PromptedEmbedding):
-        merge_prompt(model, ids_bt)
+        merge_prompt(model)
     remove(model, merged=True)

@@ -49,7 +49,6 @@ from llm_journey.training.tracker import JsonlTracker, make_trackers
 from llm_journey.training.trainer import StepResult, Trainer, milestones
 from llm_journey.training.validate import sample_held_out
 
-_SHOWN_TOKENS = 4096  # of the training text, that a tuned prompt's rows of the head are fitted on
 _SAMPLED = 100_000  # held-out tokens that say what new tokens spare
 # Writes a text that begins with a prompt: (model, tokenizer, prompt) -> text. Generation is handed in, not imported.
 Sampler = Callable[[Model, Tokenizer, str], str]
@@ -288,10 +287,7 @@ class _Run:
         if self.recipe.is_adapted:
             with writing(self.folder.adapter), files.new_directory(self.folder.adapter) as folder:
                 methods.write_adapter(trainer.model, self.recipe, folder)
-        length = min(self.recipe.row_length, self.inputs.train.num_tokens)
-        rows = min(self.inputs.train.num_tokens // length, -(-_SHOWN_TOKENS // length))
-        shown = torch.from_numpy(self.inputs.train.read(0, rows * length)).view(rows, length)
-        methods.finish(trainer.model, shown.to(trainer.model.device))
+        methods.finish(trainer.model)
         save_model(trainer.model, self.folder.model, tokenizer=self.inputs.tokenizer, generation=self.generation)
         self.folder.update(status="trained", step=trainer.position.step, seconds=trainer.position.seconds)
         self.observer.stage("validating")
