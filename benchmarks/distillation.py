@@ -21,7 +21,7 @@ from llm_journey.core.config import dump
 from llm_journey.training.recipe import load_recipe
 from llm_journey.training.run_folder import RunFolder
 
-_LAYERS = ["base=quickstart", "model=null", "distill.layers=2", "training.optimizer.muon_learning_rate=0.006"]
+_LAYERS = ["base=quickstart", "model={}", "distill.layers=2", "training.optimizer.muon_learning_rate=0.006"]
 ARMS: dict[str, list[str]] = {
     "new, tokens alone": ["distill.weight=0.000001"],
     "new, with the teacher": [],
