@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(model: Path, tmp_path:
     done = journey("adapters", "merge", tmp_path / "other", adapter, "--out", tmp_path / "merged")
     assert done.code == 2 and "belongs to" in done.err and not (tmp_path / "merged").exists()
     done = journey("adapters", "merge", model, tmp_path / "nowhere", "--out", tmp_path / "merged")
-    assert done.code == 2 and "no such adapter folder" in done.err
+    assert done.code == 2 and "no adapter there" in done.err
     done = journey("adapters", "merge", model, adapter, "--out", model)
     assert done.code == 2 and "is not empty" in done.err
     assert journey("adapters", "list", tmp_path / "nowhere").code == 2

@@ -67,7 +67,9 @@ def list_folder(
 )
 def merge(
     model: Model,
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Its folder, ours or PEFT's.", show_default=False)],
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Its folder, ours or PEFT's; or a run.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.", show_default=False)],
     as_json: Json = False,
 ) -> None:
@@ -76,11 +78,11 @@ def merge(
     The folder is one that every other command takes. What was written is opened again and compared with the model and
     the adapter side by side; the result lies in certificate.json. Where they differ, nothing is written.
     """
-    from llm_journey.app.adapters import merge_adapter
+    from llm_journey.app.adapters import find_adapter, merge_adapter
     from llm_journey.cli.output import show_facts
     from llm_journey.core.console import print_json
 
-    found = merge_adapter(model, adapter, out)
+    found = merge_adapter(model, find_adapter(adapter), out)
     if as_json:
         print_json(found.describe())
     else:
