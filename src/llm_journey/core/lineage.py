@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -14,11 +15,17 @@ _RECORDED = ("torch", "numpy", "tokenizers", "tiktoken", "transformers", "safete
 def describe() -> dict[str, Any]:
     """Command line, library versions, hardware and, in a git checkout of this package, its commit."""
     return {
-        "command": " ".join(["journey" if Path(sys.argv[0]).name == "journey" else sys.argv[0], *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "versions": versions(),
         "hardware": hardware(),
         "commit": commit(),
     }
+
+
+def _program() -> str:
+    """What was called, without the folders that it lies in on this machine."""
+    path = Path(sys.argv[0])
+    return "journey" if path.name in ("journey", "__main__.py") else path.name
 
 
 def versions() -> dict[str, str]:
