@@ -16,7 +16,11 @@ RECIPE, CORPUS = "quickstart", "wiki-summaries"
 _PROMPTS_SHOWN = 3
 CHAT_MODEL, QUESTION = "smollm2-135m-instruct", "What is the capital of France?"
 # Asked of the corpus itself, through retrieval.
-GROUNDED = ("Who painted the Mona Lisa?", "What is the capital of Norway?", "What is the largest planet in the Solar System?")
+GROUNDED = (
+    "Who painted the Mona Lisa?",
+    "What is the capital of Norway?",
+    "What is the largest planet in the Solar System?",
+)
 
 
 class StageTimes(Observer):
