@@ -58,7 +58,6 @@ def test_embeddings_keep_whole_moments() -> None:
     optimizer = Optimizer(model, OptimizerConfig(name="adamw8bit"))
     model(torch.arange(9)[None]).square().mean().backward()
     optimizer.step()
-    kinds = {name.rpartition("/")[0].partition("/")[2]: name.rpartition("/")[2] for name in optimizer.state_tensors()}
     names = set(optimizer.state_tensors())
     assert "adamw/embed.weight/exp_avg" in names and "adamw/embed.weight/exp_avg_codes" not in names
-    assert "adamw/blocks.0.mlp.up.weight/exp_avg_sq_codes" in names and kinds
+    assert "adamw/blocks.0.mlp.up.weight/exp_avg_sq_codes" in names

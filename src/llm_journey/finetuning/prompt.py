@@ -94,8 +94,7 @@ def merge_prompt(model: Decoder) -> None:
     """Make a model with a prompt a plain one, of a larger table, whose head all but never writes the prompt's tokens.
 
     A plain head has no mask. Their row is the mean of all rows V: their logit is then the mean logit, and by Jensen's
-    inequality, exp(mean) <= mean of exp, none of them has a larger probability than 1 / V after any text (SmolLM2: 2e-5
-    at most, 1e-8 as a rule).
+    inequality, exp(mean) <= mean of exp, none of them has a larger probability than 1 / V after any text.
     """
     embedding = model.embed
     assert isinstance(embedding, PromptedEmbedding)

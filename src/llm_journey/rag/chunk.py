@@ -20,8 +20,9 @@ from llm_journey.core.config import STRICT
 
 ChunkerName = Literal["fixed", "recursive", "sentence", "markdown"]
 Span = tuple[int, int]
+SENTENCE_END = regex.compile(r"(?<=[.!?][\"'\u201d\u2019)\]]?)\s+")
 # Where a passage may end, the best place first; each pattern matches what stands behind a piece.
-_BOUNDARIES = tuple(map(regex.compile, (r"\n[ \t]*\n\s*", r"\n", r"(?<=[.!?][\"'\u201d\u2019)\]]?)\s+", r"\s+")))
+_BOUNDARIES = (regex.compile(r"\n[ \t]*\n\s*"), regex.compile(r"\n"), SENTENCE_END, regex.compile(r"\s+"))
 _SENTENCE = 2  # the boundary between sentences
 _HEADING = regex.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", regex.MULTILINE)
 _FENCE = regex.compile(r"^(```|~~~).*?^\1[^\n]*$", regex.MULTILINE | regex.DOTALL)
